@@ -1,0 +1,1 @@
+//! Files: the `Disk` trait and segmented logs.

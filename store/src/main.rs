@@ -1,0 +1,2 @@
+//! The store process.
+fn main() {}
