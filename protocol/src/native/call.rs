@@ -1,0 +1,346 @@
+//! The rare messages of the native wire, as JSON: greetings, control calls and their replies. Pure.
+//!
+//! A field that a newer program adds has a default here, so that old and new can talk.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bucket::ShardRate;
+use crate::hash::{HashKey, HashKeyRange};
+use crate::name::{StreamKey, StreamName};
+use crate::sequence::{SequenceNumber, ShardId};
+use crate::time::UnixMs;
+
+/// The first message of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Program and version, for the operator's eyes.
+    pub client: String,
+    /// Who produces; `None` for a client that only reads or commands. Hexadecimal in JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub producer: Option<Producer>,
+    /// Streams that it wants to write to, so that it hears of their shards.
+    #[serde(default)]
+    pub streams: Vec<StreamName>,
+}
+
+/// A producer that can be recognised again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Producer {
+    /// Made at random, once, and kept with the spool. A decimal string in JSON.
+    #[serde(with = "u128_text")]
+    pub id: u128,
+    /// How often it has started; an older epoch is refused once a newer one was seen.
+    pub epoch: u32,
+}
+
+mod u128_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &u128, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&value.to_string())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The store's answer to a hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Program and version.
+    pub server: String,
+    /// The store's clock.
+    pub now: UnixMs,
+    /// As whom the store knows the client.
+    pub principal: String,
+    /// Most batches that may be sent and not answered.
+    pub inflight_batches_max: u32,
+    /// Most bytes of batches that may be sent and not answered.
+    pub inflight_bytes_max: u32,
+    /// The streams that were asked for and exist (or were made).
+    pub streams: Vec<StreamInfo>,
+}
+
+/// Why the connection closes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Goodbye {
+    /// In a word, for programs.
+    pub code: String,
+    /// In a sentence, for people.
+    pub message: String,
+}
+
+/// What a stream is told to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// How long records are kept, in milliseconds.
+    pub retention_ms: u64,
+    /// How many bytes of log are kept at most; oldest go first. `None`: as many as retention wants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<u64>,
+    /// What a shard takes in a second; `None` for no limit.
+    pub shard_rate: Option<ShardRate>,
+    /// Longest record data, in bytes.
+    pub record_bytes_max: u32,
+    /// When an acknowledgement is given.
+    pub fsync: Fsync,
+}
+
+impl Default for StreamConfig {
+    fn default() -> StreamConfig {
+        StreamConfig {
+            retention_ms: 24 * 3600 * 1000,
+            retention_bytes: None,
+            shard_rate: Some(ShardRate::default()),
+            record_bytes_max: crate::limit::RECORD_BYTES_MAX_DEFAULT as u32,
+            fsync: Fsync::Always,
+        }
+    }
+}
+
+/// When an acknowledgement is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// After `fdatasync`.
+    Always,
+    /// After the operating system has it; `fdatasync` at least this often, in milliseconds.
+    IntervalMs(u32),
+}
+
+/// One shard, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardInfo {
+    /// Which.
+    pub id: ShardId,
+    /// Its part of the key space.
+    pub range: HashKeyRange,
+    /// The shards that it came from.
+    #[serde(default)]
+    pub parents: Vec<ShardId>,
+    /// Oldest sequence number that can be read.
+    pub first: SequenceNumber,
+    /// After the last durable record.
+    pub tail: SequenceNumber,
+    /// It takes no more records.
+    pub closed: bool,
+    /// When it was made.
+    pub created: UnixMs,
+}
+
+/// One stream, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: StreamName,
+    /// What frames carry in place of the name.
+    pub key: StreamKey,
+    /// When it was made.
+    pub created: UnixMs,
+    /// How it is set.
+    pub config: StreamConfig,
+    /// Grows with every split and merge.
+    pub map_version: u64,
+    /// All shards that can be read, closed ones too, by id.
+    pub shards: Vec<ShardInfo>,
+    /// Bytes of its log on disk.
+    #[serde(default)]
+    pub stored_bytes: u64,
+}
+
+/// Where to start reading a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartingPosition {
+    /// At the oldest record.
+    TrimHorizon,
+    /// After the newest.
+    Latest,
+    /// At this sequence number, or the next that is there.
+    At(SequenceNumber),
+    /// At the first record that arrived at this time or later.
+    AtTime(UnixMs),
+}
+
+/// A rare request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Call {
+    /// Makes a stream: [`Reply::Stream`].
+    CreateStream {
+        /// Its name.
+        name: StreamName,
+        /// How many shards to start with.
+        shards: u32,
+        /// How it is set.
+        config: StreamConfig,
+    },
+    /// Removes a stream with all its records: [`Reply::Done`].
+    DeleteStream {
+        /// Which.
+        name: StreamName,
+    },
+    /// All streams: [`Reply::Streams`].
+    ListStreams {},
+    /// One stream, made if this client may: [`Reply::Stream`].
+    OpenStream {
+        /// Which.
+        name: StreamName,
+    },
+    /// One stream: [`Reply::Stream`].
+    DescribeStream {
+        /// Which.
+        name: StreamName,
+    },
+    /// Changes how a stream is set: [`Reply::Stream`].
+    UpdateStream {
+        /// Which.
+        name: StreamName,
+        /// All of its settings.
+        config: StreamConfig,
+    },
+    /// Divides a shard in two: [`Reply::Stream`].
+    SplitShard {
+        /// Of which stream.
+        name: StreamName,
+        /// Which shard.
+        shard: ShardId,
+        /// First hash key of the upper child; the middle where it is not said.
+        at: Option<HashKey>,
+    },
+    /// Makes one shard of two neighbours: [`Reply::Stream`].
+    MergeShards {
+        /// Of which stream.
+        name: StreamName,
+        /// One of them.
+        shard: ShardId,
+        /// The other.
+        adjacent: ShardId,
+    },
+    /// Batches of a shard; answered with [`super::message::Type::Batches`].
+    Read {
+        /// Of which stream.
+        name: StreamName,
+        /// Of which shard.
+        shard: ShardId,
+        /// From where.
+        from: StartingPosition,
+        /// At most this many bytes, but at least one batch.
+        bytes_max: u32,
+        /// How long to wait for something, in milliseconds.
+        wait_ms: u32,
+    },
+    /// A token that lets a new agent in: [`Reply::Token`].
+    CreateEnrollToken {
+        /// Name that the agent will have.
+        agent: String,
+        /// How long the token can be used, in seconds.
+        ttl_s: u64,
+        /// How often the token can be used.
+        uses: u32,
+    },
+    /// Turns a token and a certificate request into a certificate: [`Reply::Certificate`].
+    Enroll {
+        /// As `kinesin agent enroll` printed it.
+        token: String,
+        /// PKCS#10 in PEM.
+        csr_pem: String,
+    },
+    /// A fresh certificate for the one that this connection uses: [`Reply::Certificate`].
+    Renew {
+        /// PKCS#10 in PEM.
+        csr_pem: String,
+    },
+    /// What the store is doing: [`Reply::Status`].
+    Status {},
+}
+
+/// What a call is answered with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// It was done.
+    Done {},
+    /// One stream.
+    Stream(StreamInfo),
+    /// Streams, by name.
+    Streams(Vec<StreamInfo>),
+    /// An enrolment token, shown once.
+    Token {
+        /// The secret.
+        token: String,
+        /// When it stops working.
+        expires: UnixMs,
+    },
+    /// A client certificate.
+    Certificate {
+        /// In PEM.
+        certificate_pem: String,
+        /// The authority that signed it, in PEM.
+        ca_pem: String,
+    },
+    /// Counters and gauges by name.
+    Status(std::collections::BTreeMap<String, f64>),
+    /// It was not done.
+    Error(CallError),
+}
+
+/// Why a call was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// For programs.
+    pub code: CallErrorCode,
+    /// For people: what, where, and what to do next.
+    pub message: String,
+}
+
+/// Kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallErrorCode {
+    /// The named thing is not there.
+    NotFound,
+    /// The named thing is there already.
+    Exists,
+    /// The request can't be done as it is written.
+    Invalid,
+    /// Not for this client.
+    Denied,
+    /// A bound was reached.
+    Limit,
+    /// Something in the way that may pass.
+    Busy,
+    /// The store is at fault.
+    Internal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_read_back_and_unknown_fields_are_refused() {
+        let call = Call::Read {
+            name: StreamName::new("logs").unwrap(),
+            shard: ShardId(2),
+            from: StartingPosition::At(SequenceNumber(9)),
+            bytes_max: 100,
+            wait_ms: 0,
+        };
+        let text = serde_json::to_string(&call).unwrap();
+        assert_eq!(serde_json::from_str::<Call>(&text).unwrap(), call);
+        assert!(serde_json::from_str::<Call>(r#"{"delete_stream":{"name":"a","nmae":"b"}}"#).is_err());
+        assert!(serde_json::from_str::<Call>(r#"{"delete_stream":{"name":"a/b"}}"#).is_err());
+    }
+
+    #[test]
+    fn a_producer_id_is_text_because_json_numbers_are_not_that_long() {
+        let producer = Producer { id: u128::MAX, epoch: 1 };
+        let text = serde_json::to_string(&producer).unwrap();
+        assert!(text.contains("\"340282366920938463463374607431768211455\""));
+        assert_eq!(serde_json::from_str::<Producer>(&text).unwrap(), producer);
+    }
+}
