@@ -20,7 +20,7 @@ use super::listener::linger;
 use crate::auth::AuthError;
 use crate::principal::{Principal, Role};
 
-mod buffers;
+pub(crate) mod buffers;
 mod calls;
 mod connection;
 mod herald;
