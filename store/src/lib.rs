@@ -7,3 +7,5 @@
 pub mod clock;
 pub mod principal;
 pub mod service;
+pub mod log;
+pub mod shard;
