@@ -106,7 +106,7 @@ fn a_missing_segment_is_reported_as_a_gap_and_skipped() {
     disk.remove(&segments[1].file).unwrap();
     let (log, recovery) = open(&disk);
     let gap = Damage { file: segments[0].file.clone(), from: segments[1].base, to: segments[1].end() };
-    assert_eq!(recovery.damage, [gap.clone()]);
+    assert_eq!(recovery.damage, std::slice::from_ref(&gap));
     let (frames, damage) = scan_all(&log.reader());
     assert_eq!(damage, [gap]);
     assert_eq!(frames.last().unwrap().0.plus(HEADER as u64 + 100), log.end());
