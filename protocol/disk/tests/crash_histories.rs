@@ -102,12 +102,16 @@ fn reopen<F: Framing>(disk: &MemoryDisk) -> Option<SegmentLog<F>> {
     SegmentLog::open(shared, dir(), SETTINGS).ok().map(|(log, _)| log)
 }
 
+fn any_crash(rng: &mut Rng) -> Crash {
+    if rng.below(4) == 0 { Crash::Process } else { Crash::Seeded(rng.below(u64::MAX)) }
+}
+
 /// Opens after a crash, crashing during recovery too until it gets through.
 fn recover<F: Framing>(mut disk: MemoryDisk, rng: &mut Rng) -> (MemoryDisk, SegmentLog<F>) {
     for _ in 0..rng.below(3) {
         disk.crash_after_ops(rng.below(8));
         let _ = reopen::<F>(&disk);
-        disk = disk.crash(Crash::Seeded(rng.below(u64::MAX)));
+        disk = disk.crash(any_crash(rng));
     }
     let log = reopen::<F>(&disk).expect("nothing is in the way of recovery");
     let once = disk.contents();
@@ -128,7 +132,7 @@ fn history<F: Framing>(seed: u64, crashes: u64, prefix_only: bool) {
         model.check(&log, prefix_only);
         disk.crash_after_ops(rng.below(40));
         while model.step(&mut log, &mut rng).is_ok() {}
-        disk = disk.crash(Crash::Seeded(rng.below(u64::MAX)));
+        disk = disk.crash(any_crash(&mut rng));
     }
     let (_, log) = recover::<F>(disk, &mut rng);
     model.check(&log, prefix_only);
@@ -163,7 +167,8 @@ fn crash_at_every_op<F: Framing>(prefix_only: bool) {
             }
         }
         let finished = disk.ops() <= ops;
-        let outcomes = (0..12).map(Crash::Seeded).chain([Crash::DropUnsynced, Crash::KeepAll]);
+        let outcomes =
+            (0..12).map(Crash::Seeded).chain([Crash::Process, Crash::DropUnsynced, Crash::KeepAll]);
         for how in outcomes {
             let mut model = model.clone();
             let after = disk.crash(how);

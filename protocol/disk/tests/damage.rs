@@ -183,6 +183,42 @@ fn bytes_lost_out_of_order_before_the_first_sync_are_torn_where_the_format_can_t
 }
 
 #[test]
+fn cutting_off_lost_bytes_never_goes_back_below_what_was_durable() {
+    let disk = MemoryDisk::new(1);
+    let (mut log, _) = open_as::<Claiming>(&disk);
+    let first = log.append(&build(b"first", 0, 0)).unwrap();
+    let second = log.append(&build(b"second", 0, 0)).unwrap();
+    let durable = log.sync().unwrap();
+    let begun = build(b"begun", 1, durable.0);
+    let lost = log.append(&begun).unwrap().plus(begun.len() as u64);
+    log.append(&build(b"lost", 1, durable.0)).unwrap();
+    log.append(&build(b"last", 0, durable.0)).unwrap();
+    let end = log.sync().unwrap();
+    for at in [second, lost] {
+        disk.corrupt(&segment(0), at.0, &[0; 20]);
+    }
+    // The group began before the lost bytes, and what is before it is damaged too: going back would go to `second`.
+    let (log, recovery) = open_as::<Claiming>(&disk);
+    assert_eq!((log.start(), log.end()), (first, end));
+    assert_eq!((recovery.torn_bytes, recovery.damage.len()), (0, 2));
+    assert_eq!(payloads(&log.reader()), ["first", "begun", "last"]);
+}
+
+#[test]
+fn the_next_frame_is_found_wherever_the_pieces_that_are_read_end() {
+    for zeros in (1 << 20) - 70..(1 << 20) + 10 {
+        let disk = MemoryDisk::new(1);
+        let (mut log, _) = open(&disk);
+        put(&mut log, b"before");
+        disk.append(&segment(0), &vec![0; zeros]).unwrap();
+        disk.append(&segment(0), &frame(b"after")).unwrap();
+        let (log, recovery) = open(&disk);
+        assert_eq!((recovery.torn_bytes, recovery.damage.len()), (0, 1), "{zeros}");
+        assert_eq!(payloads(&log.reader()), ["before", "after"]);
+    }
+}
+
+#[test]
 fn a_segment_longer_than_its_place_is_read_only_up_to_the_next() {
     let (disk, at) = three_frames();
     let (mut log, _) = open(&disk);

@@ -165,6 +165,9 @@ fn unsynced_files_and_names_do_not_survive_a_power_cut_but_do_survive_a_kill() {
     disk.append(&file("y"), b"").unwrap();
     assert_eq!(disk.crash(Crash::DropUnsynced).contents()[&file("x")], b"synced");
     assert_eq!(disk.crash(Crash::KeepAll).contents(), disk.contents());
+    let killed = disk.crash(Crash::Process);
+    assert_eq!(killed.contents(), disk.contents());
+    assert_eq!(killed.crash(Crash::DropUnsynced).contents()[&file("x")], b"synced");
     disk.rename(&file("x"), &file("z")).unwrap();
     let names = |seed| disk.crash(Crash::Seeded(seed)).contents().into_keys().collect::<Vec<_>>();
     for seed in 0..200 {
