@@ -16,14 +16,16 @@ use chance::Chance;
 use inode::Inode;
 use names::{Names, Node};
 
-/// What a power cut leaves of that which was not synced.
+/// What a crash leaves of that which was not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// Nothing.
+    /// Only the process dies: all of it is still there, and still not synced.
+    Process,
+    /// A power cut leaves nothing of it.
     DropUnsynced,
-    /// All of it, as when only the process died.
+    /// A power cut, but all of it had reached the device.
     KeepAll,
-    /// Chosen by this seed, per file: nothing, all, a prefix torn within a sector's bounds, or any mixture of
+    /// A power cut whose outcome is chosen by this seed, per file: nothing, all, a prefix torn within a sector's bounds, or any mixture of
     /// 512-byte sectors, where a lost one reads as before or as zeros. Per name: kept or dropped.
     Seeded(u64),
 }
@@ -113,20 +115,16 @@ impl MemoryDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// The disk that is found after a power cut at this moment. This one stays as it is, so several outcomes may be
+    /// The disk that is found after a crash at this moment. This one stays as it is, so several outcomes may be
     /// tried. Its capacity is kept; planned faults and counters are not.
     pub fn crash(&self, how: Crash) -> MemoryDisk {
         let mut state = self.lock().clone();
-        let mut chance = match how {
-            Crash::Seeded(seed) => Some(Chance::new(seed)),
-            Crash::DropUnsynced | Crash::KeepAll => None,
-        };
-        let keep = how == Crash::KeepAll;
-        state.names.crash(chance.as_mut(), keep);
-        for inode in state.inodes.values_mut() {
-            inode.crash(chance.as_mut(), keep);
+        match how {
+            Crash::Process => {}
+            Crash::DropUnsynced => state.lose_power(None, false),
+            Crash::KeepAll => state.lose_power(None, true),
+            Crash::Seeded(seed) => state.lose_power(Some(Chance::new(seed)), false),
         }
-        state.drop_unnamed();
         state.stats = Stats::default();
         state.plan = Plan { capacity: state.plan.capacity, ..Plan::default() };
         MemoryDisk { state: Arc::new(Mutex::new(state)) }
@@ -364,6 +362,15 @@ impl State {
         let Some(capacity) = self.plan.capacity else { return u64::MAX / 2 };
         let used: u64 = self.names.files().map(|(_, inode)| self.inodes[&inode].len()).sum();
         capacity.saturating_sub(used)
+    }
+
+    /// Lets chance decide over what was not synced, or keeps all or nothing of it.
+    fn lose_power(&mut self, mut chance: Option<Chance>, keep: bool) {
+        self.names.crash(chance.as_mut(), keep);
+        for inode in self.inodes.values_mut() {
+            inode.crash(chance.as_mut(), keep);
+        }
+        self.drop_unnamed();
     }
 
     fn drop_unnamed(&mut self) {

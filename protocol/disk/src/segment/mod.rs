@@ -109,6 +109,7 @@ pub struct Damage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Bytes after the last valid frame that were cut off: what a crash left of writes that were never acknowledged.
+    /// Damage to the very last frames looks the same and is cut off too, which is why it is counted.
     pub torn_bytes: u64,
     /// Ranges that are lost in the verified segment, and gaps between segments.
     pub damage: Vec<Damage>,

@@ -96,11 +96,11 @@ fn cut_torn_tail<F: Framing>(
     let end = match found.durable_below {
         None => found.valid_end,
         Some(durable) => {
-            let unsynced = |range: &Invalid| segment.base.plus(range.from) >= durable;
+            // Cutting goes back to the start of a group, and that too must not have been durable.
+            let unsynced = |range: &Invalid| segment.base.plus(range.group_start) >= durable;
             let first = found.damage.iter().position(unsynced);
             let end = first.map_or(found.valid_end, |first| found.damage[first].group_start);
             found.damage.truncate(first.unwrap_or(found.damage.len()));
-            // Damage before the cut that has nothing left after it would be taken for torn the next time.
             end
         }
     };
