@@ -4,8 +4,10 @@
 //! Requests flow down and never up: `api` (wire formats) → `service` (our nouns) → `shard` (order, throttles,
 //! acks) → `log` (engine) → `disk`. Nothing below `api` knows a wire format; nothing in here names `agent`.
 
+pub mod catalog;
 pub mod clock;
-pub mod principal;
-pub mod service;
 pub mod log;
+pub mod principal;
+pub mod retain;
+pub mod service;
 pub mod shard;

@@ -25,7 +25,9 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The disk failed, or an earlier call did.
-    #[error("log of stream in {dir}: {why}; what was acknowledged before is safe; restart the store to go on")]
+    #[error(
+        "log of stream in {dir}: {why}; what was acknowledged before is safe; restart the store to go on"
+    )]
     Failed {
         /// Folder of the log.
         dir: String,
@@ -55,7 +57,9 @@ pub enum ReadError {
         why: String,
     },
     /// The bytes are damaged; reading goes on after them.
-    #[error("{shard} is damaged from sequence {from} to before {resume}: those records can't be read; read on from {resume}")]
+    #[error(
+        "{shard} is damaged from sequence {from} to before {resume}: those records can't be read; read on from {resume}"
+    )]
     Damaged {
         /// Of which shard.
         shard: ShardId,
@@ -96,9 +100,6 @@ pub trait StreamLog: Send + 'static {
 
     /// Whether the next `bytes` should go into a new segment.
     fn needs_head(&self, bytes: usize) -> bool;
-
-    /// When the active segment was begun.
-    fn active_since(&self) -> UnixMs;
 
     /// Seals what is there and goes on in a new segment that starts with this head.
     ///
@@ -145,8 +146,20 @@ pub trait LogReader: Send + Sync + 'static {
     /// When the disk fails.
     fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError>;
 
+    /// The active segment.
+    fn active(&self) -> Active;
+
     /// Bytes on disk.
     fn stored_bytes(&self) -> u64;
+}
+
+/// The segment that is being written, for retention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Active {
+    /// When it was begun.
+    pub begun: UnixMs,
+    /// Whether it has records.
+    pub used: bool,
 }
 
 /// A segment, for retention.

@@ -11,7 +11,9 @@ use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::UnixMs;
 
 use super::index::{Batch, SegmentIndex, ShardIndex};
-use super::{Entry, LogError, LogReader, ReadBatches, ReadError, ReadLimit, Replay, SegmentAge, StreamLog};
+use super::{
+    Active, Entry, LogError, LogReader, ReadBatches, ReadError, ReadLimit, Replay, SegmentAge, StreamLog,
+};
 
 /// Sealed segments' indexes are kept in memory up to this many bytes per stream.
 const INDEX_CACHE_BYTES_MAX: usize = 4 << 20;
@@ -54,7 +56,6 @@ pub struct SegmentStreamLog {
     shared: Arc<Shared>,
     /// Appended and not durable: goes into the index with the next sync.
     unsynced: Vec<(Position, Header)>,
-    stored_bytes: u64,
 }
 
 struct Shared {
@@ -99,13 +100,12 @@ impl SegmentStreamLog {
             sealed: Mutex::new(Vec::new()),
         });
         let segments = log.segments();
-        let stored_bytes = segments.iter().map(|s| s.len).sum();
         let from = segments.iter().rev().find(|segment| shared.head_of(segment).is_some());
         let has_head = from.is_some();
         if let Some(from) = from {
             shared.replay(from.base, log.active_base(), replay).map_err(|e| failed(e.to_string()))?;
         }
-        Ok((SegmentStreamLog { log, shared, unsynced: Vec::new(), stored_bytes }, Opened { recovery, has_head }))
+        Ok((SegmentStreamLog { log, shared, unsynced: Vec::new() }, Opened { recovery, has_head }))
     }
 
     fn failed(&self, error: &disk::LogError) -> LogError {
@@ -118,7 +118,6 @@ impl StreamLog for SegmentStreamLog {
         let start = self.log.append(frames).map_err(|e| self.failed(&e))?;
         let placed = entries.iter().map(|entry| (start.plus(entry.offset as u64), entry.header));
         self.unsynced.extend(placed.filter(|(_, header)| header.kind == Kind::Data));
-        self.stored_bytes += frames.len() as u64;
         Ok(start)
     }
 
@@ -140,15 +139,10 @@ impl StreamLog for SegmentStreamLog {
         self.log.active_len() == 0 || self.log.needs_roll(bytes as u64)
     }
 
-    fn active_since(&self) -> UnixMs {
-        self.shared.active.read().unwrap_or_else(PoisonError::into_inner).begun
-    }
-
     fn start_segment(&mut self, head: &[u8]) -> Result<(), LogError> {
         self.sync()?;
         let was_empty = self.log.active_len() == 0;
         let base = self.log.roll(head).map_err(|e| self.failed(&e))?;
-        self.stored_bytes += head.len() as u64;
         let Ok(frame) = Frame::parse(head) else { return Ok(()) };
         let begun = self.shared.begin_index(base, &frame);
         let mut active = self.shared.active.write().unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +157,6 @@ impl StreamLog for SegmentStreamLog {
     fn trim(&mut self, below: Position) -> Result<usize, LogError> {
         let removed = self.log.trim(below).map_err(|e| self.failed(&e))?;
         for segment in &removed {
-            self.stored_bytes = self.stored_bytes.saturating_sub(segment.len);
             if let Some(file) = self.shared.index_file(segment.base) {
                 // Derived: what is left over is only a file too many, and goes with the stream.
                 let _ = self.shared.reader.disk().remove(&file);
@@ -193,7 +186,12 @@ impl Shared {
         index
     }
 
-    fn replay(&self, from: Position, active: Position, replay: &mut dyn Replay) -> Result<(), disk::ReadError> {
+    fn replay(
+        &self,
+        from: Position,
+        active: Position,
+        replay: &mut dyn Replay,
+    ) -> Result<(), disk::ReadError> {
         let mut index = SegmentIndex::default();
         let mut scan = self.reader.scan(from);
         while let Some(found) = scan.advance()? {
@@ -228,7 +226,8 @@ impl Shared {
     fn keep_index(&self, index: &Arc<SegmentIndex>) {
         let bytes = index.encode();
         let disk = self.reader.disk();
-        let files = self.index_file(Position(index.base)).and_then(|f| Some((f.with_suffix(".tmp").ok()?, f)));
+        let files =
+            self.index_file(Position(index.base)).and_then(|f| Some((f.with_suffix(".tmp").ok()?, f)));
         if let Some((tmp, file)) = files {
             let _ = disk.remove(&tmp);
             let written = disk.append(&tmp, &bytes).and_then(|()| disk.rename(&tmp, &file));
@@ -243,7 +242,9 @@ impl Shared {
         let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
         sealed.retain(|known| known.base != index.base);
         sealed.push(Arc::clone(index));
-        while sealed.len() > 1 && sealed.iter().map(|i| i.memory_bytes()).sum::<usize>() > INDEX_CACHE_BYTES_MAX {
+        while sealed.len() > 1
+            && sealed.iter().map(|i| i.memory_bytes()).sum::<usize>() > INDEX_CACHE_BYTES_MAX
+        {
             sealed.remove(0);
         }
     }
@@ -358,9 +359,15 @@ impl Shared {
                 }
                 Err(_) if place > 0 => return Ok(()),
                 Err(disk::ReadError::Damaged { .. }) => {
-                    return Err(ReadError::Damaged { shard, from: batch.first, resume: chosen.end_of(place) });
+                    return Err(ReadError::Damaged {
+                        shard,
+                        from: batch.first,
+                        resume: chosen.end_of(place),
+                    });
                 }
-                Err(error) => return Err(ReadError::Disk { shard, from: batch.first, why: error.to_string() }),
+                Err(error) => {
+                    return Err(ReadError::Disk { shard, from: batch.first, why: error.to_string() });
+                }
             }
         }
         Ok(())
@@ -488,6 +495,11 @@ impl LogReader for Shared {
             ages.push(SegmentAge { end: segment.end(), len: segment.len, sealed });
         }
         Ok(ages)
+    }
+
+    fn active(&self) -> Active {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        Active { begun: active.begun, used: active.shards.values().any(|shard| !shard.batches.is_empty()) }
     }
 
     fn stored_bytes(&self) -> u64 {

@@ -14,14 +14,14 @@ use protocol::frame::{Frame, Header, Kind};
 use protocol::native::call::{Fsync, StreamConfig};
 use protocol::native::message::{Ack, Outcome};
 use protocol::sequence::{SequenceNumber, ShardId};
-use protocol::time::Mono;
+use protocol::time::{Mono, UnixMs};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::group::Group;
 use super::sequencer::{Decision, Now, Rules, Sequencer};
 use super::state::{Shard, StreamState};
 use crate::clock::Clock;
-use crate::log::{LogReader, Position, Replay, StreamLog};
+use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
 
 /// A group's memory is kept for the next one up to this many bytes.
 const GROUP_BYTES_KEPT: usize = 1 << 20;
@@ -287,7 +287,9 @@ impl Stream {
         let now = self.now();
         let must_sync = core.dirty_since.is_some_and(|since| match core.fsync {
             Fsync::Always => true,
-            Fsync::IntervalMs(ms) => now.mono.since(since) >= Duration::from_millis(u64::from(ms)) || core.closing,
+            Fsync::IntervalMs(ms) => {
+                now.mono.since(since) >= Duration::from_millis(u64::from(ms)) || core.closing
+            }
         });
         if core.group.is_empty() && core.trim_below.is_none() && !core.roll && !must_sync {
             return None;
@@ -299,7 +301,9 @@ impl Stream {
         let state = core.sequencer.state();
         let known = self.map().0;
         let map = (state.map_version != known).then(|| Arc::new((state.map_version, state.shards.clone())));
-        let sync = must_sync || core.fsync == Fsync::Always || group.entries().iter().any(|e| e.header.kind != Kind::Data);
+        let sync = must_sync
+            || core.fsync == Fsync::Always
+            || group.entries().iter().any(|e| e.header.kind != Kind::Data);
         if sync {
             core.dirty_since = None;
         } else {
@@ -415,13 +419,21 @@ impl Stream {
 
     /// Removes segments below a position, and begins a new one where `roll` says so, at the next commit.
     pub fn retain(&self, below: Option<Position>, roll: bool) {
+        let reader = &self.inner.reader;
+        let map = self.map();
+        let closed = map.1.iter().filter(|(_, shard)| shard.closed.is_some());
+        let gone = closed.filter(|(id, shard)| {
+            shard.next == shard.first || reader.first(**id).is_ok_and(|first| first >= shard.next)
+        });
+        let gone: Vec<ShardId> = gone.map(|(id, _)| *id).collect();
         let mut core = lock(&self.inner.core);
         core.trim_below = below.or(core.trim_below);
         core.roll |= roll;
-        let reader = &self.inner.reader;
-        core.sequencer.forget_expired(|id, shard| {
-            shard.next == shard.first || reader.first(id).is_ok_and(|first| first >= shard.next)
-        });
+        if core.sequencer.forget_expired(|id, _| gone.contains(&id)) {
+            let state = core.sequencer.state();
+            let map = Arc::new((state.map_version, state.shards.clone()));
+            *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = map;
+        }
         if core.trim_below.is_some() || core.roll {
             self.kick(core);
         }
@@ -450,10 +462,31 @@ impl Stream {
         }
     }
 
+    /// Where a shard begins, also while its log has nothing of it yet.
+    fn begin(&self, shard: ShardId) -> SequenceNumber {
+        self.map().1.get(&shard).map(|shard| shard.first).unwrap_or_default()
+    }
+
     /// After the last durable record of a shard.
     #[must_use]
     pub fn tail(&self, shard: ShardId) -> SequenceNumber {
-        self.inner.reader.tail(shard)
+        self.inner.reader.tail(shard).max(self.begin(shard))
+    }
+
+    /// The oldest record of a shard that can be read.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn first(&self, shard: ShardId) -> Result<SequenceNumber, ReadError> {
+        Ok(self.inner.reader.first(shard)?.max(self.begin(shard)))
+    }
+
+    /// The first record of a shard that arrived at a time or later.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn at_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
+        Ok(self.inner.reader.at_time(shard, time)?.max(self.begin(shard)))
     }
 }
 

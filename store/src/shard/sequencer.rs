@@ -175,7 +175,9 @@ impl Sequencer {
         }
         match header.producer_sequence.cmp(&lane.expected) {
             std::cmp::Ordering::Less => Some(Decision::WhenDurable(Outcome::Duplicate)),
-            std::cmp::Ordering::Greater => Some(Decision::Now(Outcome::OutOfSequence { expected: lane.expected })),
+            std::cmp::Ordering::Greater => {
+                Some(Decision::Now(Outcome::OutOfSequence { expected: lane.expected }))
+            }
             std::cmp::Ordering::Equal => None,
         }
     }
@@ -215,7 +217,8 @@ impl Sequencer {
         let first = self.routes[0];
         let mut shares = BTreeMap::<ShardId, Share>::new();
         if refused.is_empty() && self.routes.iter().all(|shard| *shard == first) {
-            let whole = Share { bytes: u64::from(header.user_bytes), records: u64::from(header.record_count) };
+            let whole =
+                Share { bytes: u64::from(header.user_bytes), records: u64::from(header.record_count) };
             shares.insert(first, whole);
             return shares;
         }
@@ -405,7 +408,9 @@ impl Sequencer {
     pub fn forget_expired(&mut self, is_gone: impl Fn(ShardId, &Shard) -> bool) -> bool {
         let before = self.state.shards.len();
         self.state.shards.retain(|id, shard| shard.closed.is_none() || !is_gone(*id, shard));
-        self.state.shards.len() != before
+        let changed = self.state.shards.len() != before;
+        self.state.map_version += u64::from(changed);
+        changed
     }
 
     /// The frame that the next segment starts with.
@@ -427,7 +432,11 @@ fn by_start(state: &StreamState) -> Vec<(HashKey, ShardId)> {
 
 fn put_control<W>(kind: Kind, payload: &[u8], now: Now, group: &mut Group<W>) {
     let mut bytes = Vec::new();
-    protocol::frame::put_control(Header { kind, arrival: now.wall, ..Header::default() }, payload, &mut bytes);
+    protocol::frame::put_control(
+        Header { kind, arrival: now.wall, ..Header::default() },
+        payload,
+        &mut bytes,
+    );
     if let Ok(header) = Header::parse(&bytes) {
         group.put(header, payload);
     }

@@ -108,8 +108,14 @@ impl StreamState {
     #[must_use]
     pub fn new(count: u32, now: UnixMs) -> StreamState {
         let shards = HashKeyRange::split_evenly(count).into_iter().zip(0..);
-        let shards = shards.map(|(range, id)| (ShardId(id), Shard::new(range, Vec::new(), SequenceNumber(0), now)));
-        StreamState { map_version: 1, next_shard: count.max(1), shards: shards.collect(), lanes: BTreeMap::new() }
+        let shards =
+            shards.map(|(range, id)| (ShardId(id), Shard::new(range, Vec::new(), SequenceNumber(0), now)));
+        StreamState {
+            map_version: 1,
+            next_shard: count.max(1),
+            shards: shards.collect(),
+            lanes: BTreeMap::new(),
+        }
     }
 
     /// Shards that take records.
@@ -180,7 +186,13 @@ impl StreamState {
     /// When it does not follow on what was before.
     pub fn apply_data(&mut self, header: &Header) -> Result<(), StateError> {
         if header.producer_id != 0 && !header.continues {
-            self.advance_lane(header.producer_id, header.lane, header.producer_epoch, header.producer_sequence + 1, header.arrival);
+            self.advance_lane(
+                header.producer_id,
+                header.lane,
+                header.producer_epoch,
+                header.producer_sequence + 1,
+                header.arrival,
+            );
         }
         let Some(shard) = self.shards.get_mut(&header.shard) else {
             return Err(StateError::Value { what: "shard of a batch", value: u64::from(header.shard.0) });
