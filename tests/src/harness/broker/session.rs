@@ -93,6 +93,11 @@ impl Session {
         self.queue.len() + self.in_flight.len()
     }
 
+    /// How many filters are subscribed to.
+    pub(super) fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
     /// True if this is a new subscription, false if it replaced one.
     pub(super) fn subscribe(&mut self, subscription: Subscription) -> bool {
         self.subscriptions.insert(subscription.filter.clone(), subscription).is_none()

@@ -101,15 +101,22 @@ pub(super) enum Grant {
 pub(super) struct Malformed {
     pub(super) why: String,
     pub(super) code: v5::DisconnectReasonCode,
+    /// Set where the answer is a CONNACK and not a DISCONNECT.
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl Malformed {
+    pub(super) fn new(why: impl ToString, code: v5::DisconnectReasonCode) -> Malformed {
+        Malformed { why: why.to_string(), code, refusal: None }
+    }
 }
 
 fn malformed(why: impl ToString) -> Malformed {
-    Malformed { why: why.to_string(), code: v5::DisconnectReasonCode::MalformedPacket }
+    Malformed::new(why, v5::DisconnectReasonCode::MalformedPacket)
 }
 
 fn qos_2() -> Malformed {
-    let why = "QoS 2 is not supported".to_owned();
-    Malformed { why, code: v5::DisconnectReasonCode::QoSNotSupported }
+    Malformed::new("QoS 2 is not supported", v5::DisconnectReasonCode::QoSNotSupported)
 }
 
 /// One connection's reader and writer of packets; knows the version once it has seen CONNECT.
@@ -127,13 +134,15 @@ impl Codec {
 
     /// The next whole packet, if the buffer holds one.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
+        if self.v5.is_none() && buffer.first().is_some_and(|byte| byte >> 4 != 1) {
+            return Err(malformed("the first packet is not CONNECT"));
+        }
         // Whether the packet is whole is decided here, once: the codecs below call a malformed one "insufficient" too.
         match mqttbytes::check(buffer.iter(), self.max_incoming as usize) {
             Ok(_) => {}
             Err(mqttbytes::Error::InsufficientBytes(_)) => return Ok(None),
             Err(error @ mqttbytes::Error::PayloadSizeLimitExceeded(_)) => {
-                let code = v5::DisconnectReasonCode::PacketTooLarge;
-                return Err(Malformed { why: error.to_string(), code });
+                return Err(Malformed::new(error, v5::DisconnectReasonCode::PacketTooLarge));
             }
             Err(error) => return Err(malformed(error)),
         }
@@ -173,9 +182,6 @@ impl Codec {
 fn decode_connect(buffer: &mut BytesMut, max: u32) -> Result<Connect, Malformed> {
     // Fixed header: one byte of type, one to four of length; then the protocol's name (2 + 4 bytes) and its level.
     let header = 1 + buffer.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 1;
-    if buffer[0] >> 4 != 1 {
-        return Err(malformed("the first packet is not CONNECT"));
-    }
     match buffer.get(header + 6) {
         Some(4) => match v4::Packet::read(buffer, max as usize).map_err(malformed)? {
             v4::Packet::Connect(connect) => Ok(connect_v4(connect)),
@@ -186,8 +192,8 @@ fn decode_connect(buffer: &mut BytesMut, max: u32) -> Result<Connect, Malformed>
             _ => Err(malformed("the first packet is not CONNECT")),
         },
         level => {
-            let code = v5::DisconnectReasonCode::ProtocolError;
-            Err(Malformed { why: format!("protocol level {level:?} is neither 4 nor 5"), code })
+            let why = format!("protocol level {level:?} is neither 4 nor 5");
+            Err(Malformed { refusal: Some(Refusal::Version), ..malformed(why) })
         }
     }
 }
@@ -228,8 +234,7 @@ fn connect_v5(connect: v5::Connect, will: Option<v5::LastWill>) -> Result<Connec
         (properties.session_expiry_interval, properties.receive_maximum, properties.max_packet_size)
     });
     if receive_maximum == Some(0) || max_packet == Some(0) {
-        let code = v5::DisconnectReasonCode::ProtocolError;
-        return Err(Malformed { why: "a receive maximum or packet size of zero".to_owned(), code });
+        return Err(malformed("a receive maximum or packet size of zero"));
     }
     Ok(Connect {
         client_id: connect.client_id,
@@ -281,8 +286,8 @@ fn decode_v4(buffer: &mut BytesMut, max: u32) -> Result<Incoming, Malformed> {
 }
 
 fn unexpected(packet: &impl std::fmt::Debug) -> Malformed {
-    let code = v5::DisconnectReasonCode::ProtocolError;
-    Malformed { why: format!("a client may not send this now: {packet:?}"), code }
+    let why = format!("a client may not send this now: {packet:?}");
+    Malformed::new(why, v5::DisconnectReasonCode::ProtocolError)
 }
 
 fn decode_v5(buffer: &mut BytesMut, max: u32) -> Result<Incoming, Malformed> {
@@ -334,7 +339,7 @@ fn publish_v5(publish: v5::Publish) -> Result<Incoming, Malformed> {
     if let Some(properties) = &mut properties {
         if properties.topic_alias.is_some() {
             let code = v5::DisconnectReasonCode::TopicAliasInvalid;
-            return Err(Malformed { why: "a topic alias, though none is allowed".to_owned(), code });
+            return Err(Malformed::new("a topic alias, though none is allowed", code));
         }
         // Messages do not expire here, and subscription identifiers are ours to set.
         properties.message_expiry_interval = None;
@@ -428,12 +433,8 @@ fn v5_packet(packet: &Outgoing<'_>) -> Option<v5::Packet> {
         Outgoing::PubAck { pkid } => v5::Packet::PubAck(v5::PubAck::new(*pkid, None)),
         Outgoing::SubAck { pkid, granted } => {
             let codes = granted.iter().map(|grant| match grant {
-                Grant::Granted { acked: true } => {
-                    v5::SubscribeReasonCode::Success(v5bytes::QoS::AtLeastOnce)
-                }
-                Grant::Granted { acked: false } => {
-                    v5::SubscribeReasonCode::Success(v5bytes::QoS::AtMostOnce)
-                }
+                Grant::Granted { acked: true } => v5::SubscribeReasonCode::Success(v5bytes::QoS::AtLeastOnce),
+                Grant::Granted { acked: false } => v5::SubscribeReasonCode::Success(v5bytes::QoS::AtMostOnce),
                 Grant::Invalid => v5::SubscribeReasonCode::TopicFilterInvalid,
                 Grant::SharedUnsupported => v5::SubscribeReasonCode::SharedSubscriptionsNotSupported,
                 Grant::Full => v5::SubscribeReasonCode::QuotaExceeded,
@@ -449,7 +450,16 @@ fn v5_packet(packet: &Outgoing<'_>) -> Option<v5::Packet> {
             v5::Packet::UnsubAck(v5::UnsubAck { pkid: *pkid, reasons: reasons.collect(), properties: None })
         }
         Outgoing::Pong => v5::Packet::PingResp(v5::PingResp),
-        Outgoing::Bye(code) => v5::Packet::Disconnect(v5::Disconnect::new(*code)),
+        // With an empty set of properties: without one the codec writes a byte more than it announces.
+        Outgoing::Bye(code) => v5::Packet::Disconnect(v5::Disconnect {
+            reason_code: *code,
+            properties: Some(v5::DisconnectProperties {
+                session_expiry_interval: None,
+                reason_string: None,
+                user_properties: Vec::new(),
+                server_reference: None,
+            }),
+        }),
     })
 }
 
