@@ -211,7 +211,8 @@ macro_rules! with_rumqttc {
 
             #[tokio::test]
             async fn every_message_arrives_through_many_cuts_and_first_arrivals_are_in_order() {
-                let broker = Broker::start(LOCAL).unwrap();
+                let bounds = Config { max_inflight: 50, ..Config::default() };
+                let broker = Broker::start_with(LOCAL, bounds).unwrap();
                 let (client, mut events) = connect(&broker, "agent", false);
                 subscribe(&client, &mut events, "t").await;
                 // Publish first, then cut while it is read: a publisher that is cut repeats itself, which is its right
