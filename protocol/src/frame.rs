@@ -69,10 +69,10 @@ pub mod at {
     pub const PRODUCER_SEQUENCE: usize = PRODUCER_ID + 16;
     /// u32.
     pub const PRODUCER_EPOCH: usize = PRODUCER_SEQUENCE + 8;
-    /// u32, zero.
-    pub const RESERVED_2: usize = PRODUCER_EPOCH + 4;
+    /// u64, a place in the log that holds the frame: all below was durable when it was written there.
+    pub const DURABLE_BELOW: usize = PRODUCER_EPOCH + 4;
     /// Length of the header.
-    pub const END: usize = RESERVED_2 + 4;
+    pub const END: usize = DURABLE_BELOW + 8;
 }
 
 /// More parts of the same producer's batch follow at once: they are kept together or not at all.
@@ -163,6 +163,9 @@ pub struct Header {
     pub producer_sequence: u64,
     /// How often the producer had started.
     pub producer_epoch: u32,
+    /// A place in the log (or spool) that holds the frame: all below was durable when the frame was written
+    /// there. It tells bytes that never became durable from bytes that were damaged later.
+    pub durable_below: u64,
 }
 
 impl Default for Header {
@@ -186,6 +189,7 @@ impl Default for Header {
             producer_id: 0,
             producer_sequence: 0,
             producer_epoch: 0,
+            durable_below: 0,
         }
     }
 }
@@ -282,6 +286,7 @@ impl Header {
         put(&mut out, at::PRODUCER_ID, self.producer_id.to_le_bytes());
         put(&mut out, at::PRODUCER_SEQUENCE, self.producer_sequence.to_le_bytes());
         put(&mut out, at::PRODUCER_EPOCH, self.producer_epoch.to_le_bytes());
+        put(&mut out, at::DURABLE_BELOW, self.durable_below.to_le_bytes());
         let crc = header_crc(&out);
         put(&mut out, at::HEADER_CRC, crc.to_le_bytes());
         out
@@ -327,6 +332,7 @@ impl Header {
             producer_id: u128::from_le_bytes(get(bytes, at::PRODUCER_ID)),
             producer_sequence: u64_at(at::PRODUCER_SEQUENCE),
             producer_epoch: u32_at(at::PRODUCER_EPOCH),
+            durable_below: u64_at(at::DURABLE_BELOW),
         };
         header.check_ranges(bytes)?;
         Ok(header)
@@ -451,6 +457,7 @@ mod tests {
             producer_id: 0xAB,
             producer_sequence: 77,
             producer_epoch: 5,
+            durable_below: 4096,
             ..Header::default()
         };
         put_control(header, b"hello", &mut out);

@@ -6,7 +6,11 @@
 
 pub mod api;
 pub mod auth;
+pub mod catalog;
 pub mod client;
 pub mod clock;
+pub mod log;
 pub mod principal;
+pub mod retain;
 pub mod service;
+pub mod shard;

@@ -1,1 +1,6 @@
-//! The simulated world and the harness.
+//! What the suites, the demo and the benchmark share.
+//!
+//! `harness` runs real things on real sockets. Nothing in here is linked into the product.
+
+pub mod clock;
+pub mod harness;

@@ -78,7 +78,7 @@ async fn command(shared: Arc<Shared>, principal: Principal, call: Call) -> Reply
     let mut reply = done.map_err(failed).unwrap_or_else(Reply::Error);
     if let (true, Reply::Status(status)) = (wants_status, &mut reply) {
         shared.counters.add_to(status);
-        status.insert("pending_bytes".to_owned(), shared.pending.used() as f64);
+        status.insert("receiving_bytes".to_owned(), shared.pending.used() as f64);
     }
     reply
 }

@@ -302,7 +302,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
         let batch = Unanswered::of(&frame);
         self.unanswered_bytes += batch.bytes;
         self.unanswered.push_back(batch);
-        let taken = self.shared.service.append(&self.session, frame, &self.acks);
+        let taken = self.shared.service.append(&self.session, &frame, &self.acks);
         taken.map_err(|e| End::refused(Reason::BadFrame, e))
     }
 

@@ -1,0 +1,251 @@
+//! Which streams and enrolment tokens exist. The truth is a log of changes ([`Catalog`]); the state is what the
+//! changes come to ([`CatalogState`], pure); [`view`] is the same in sled, derived and thrown away on any doubt.
+//! Shards are not in here: they are in their stream's own log, so that a reshard and the records around it can't
+//! disagree.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use disk::{DirName, Disk, Scanned, SegmentLog, Settings};
+use protocol::frame::{Frame, Header, Kind, put_control};
+use protocol::name::StreamName;
+use protocol::native::call::StreamConfig;
+use protocol::time::UnixMs;
+use serde::{Deserialize, Serialize};
+
+use crate::log::segment::FrameFormat;
+
+pub mod view;
+
+/// A catalog log goes on in a new segment after this many bytes.
+const SEGMENT_BYTES_MAX: u64 = 1 << 20;
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamEntry {
+    /// Number of its folder.
+    pub dir: u32,
+    /// When it was made.
+    pub created: UnixMs,
+    /// How it is set.
+    pub config: StreamConfig,
+}
+
+/// One enrolment token, by its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenEntry {
+    /// Which agent it lets in.
+    pub agent: String,
+    /// Until when.
+    pub expires: UnixMs,
+    /// How often still.
+    pub uses_left: u32,
+}
+
+/// One change. The log holds these as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// A stream is made or set otherwise.
+    PutStream {
+        /// Its name.
+        name: StreamName,
+        /// All about it.
+        entry: StreamEntry,
+    },
+    /// A stream is no more.
+    RemoveStream {
+        /// Its name.
+        name: StreamName,
+    },
+    /// A token is made or used.
+    PutToken {
+        /// SHA-256 of the token, hexadecimal.
+        hash: String,
+        /// All about it.
+        entry: TokenEntry,
+    },
+    /// A token is used up or expired.
+    RemoveToken {
+        /// SHA-256 of the token, hexadecimal.
+        hash: String,
+    },
+}
+
+/// What the changes come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogState {
+    /// The number that the next stream's folder gets.
+    pub next_dir: u32,
+    /// By name.
+    pub streams: BTreeMap<StreamName, StreamEntry>,
+    /// By hash.
+    pub tokens: BTreeMap<String, TokenEntry>,
+}
+
+impl CatalogState {
+    /// One change more.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::PutStream { name, entry } => {
+                self.next_dir = self.next_dir.max(entry.dir + 1);
+                self.streams.insert(name.clone(), entry.clone());
+            }
+            Change::RemoveStream { name } => drop(self.streams.remove(name)),
+            Change::PutToken { hash, entry } => drop(self.tokens.insert(hash.clone(), entry.clone())),
+            Change::RemoveToken { hash } => drop(self.tokens.remove(hash)),
+        }
+    }
+}
+
+/// Why the catalog can't be read or written. Writing is over after one of these.
+#[derive(Debug, thiserror::Error)]
+#[error("catalog: {0}")]
+pub struct CatalogError(pub String);
+
+/// The catalog at work. Blocking: every change is durable when it returns.
+pub struct Catalog {
+    log: SegmentLog<FrameFormat>,
+    state: CatalogState,
+    view: Option<view::View>,
+    /// What opening found wrong, for people.
+    pub problems: Vec<String>,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+fn error(why: &dyn std::fmt::Display) -> CatalogError {
+    CatalogError(why.to_string())
+}
+
+impl Catalog {
+    /// Opens or makes the catalog in a folder. The view is opened beside it, or made anew.
+    ///
+    /// # Errors
+    /// When the folder can't be read or written.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: DirName,
+        view: Option<view::View>,
+        now: UnixMs,
+    ) -> Result<Catalog, CatalogError> {
+        let settings = Settings { segment_bytes_max: SEGMENT_BYTES_MAX };
+        let (mut log, recovery) = SegmentLog::open(disk, dir, settings).map_err(|e| error(&e))?;
+        let mut problems: Vec<String> =
+            recovery.damage.iter().map(|d| format!("catalog log: {d:?}")).collect();
+        let known = view.as_ref().and_then(view::View::load);
+        let (state, from) = match known.filter(|(_, at)| *at <= log.end() && *at >= log.active_base()) {
+            Some((state, at)) => (Some(state), at),
+            None => (None, log.start()),
+        };
+        let (state, from_head) = replay(&log, state, from, &mut problems)?;
+        if log.active_len() == 0 || !from_head {
+            log.roll(&head(&state, now, log.durable_end().0)).map_err(|e| error(&e))?;
+        }
+        if let Some(view) = &view {
+            view.replace(&state, log.durable_end());
+        }
+        Ok(Catalog { log, state, view, problems })
+    }
+
+    /// What exists.
+    #[must_use]
+    pub fn state(&self) -> &CatalogState {
+        &self.state
+    }
+
+    /// Makes a change: durable, then applied.
+    ///
+    /// # Errors
+    /// When it could not be made durable; nothing was applied then, and no further change will be.
+    pub fn commit(&mut self, change: &Change, now: UnixMs) -> Result<(), CatalogError> {
+        let payload = serde_json::to_vec(change).map_err(|e| error(&e))?;
+        let mut frame = Vec::new();
+        let durable_below = self.log.durable_end().0;
+        let header = Header { kind: Kind::Catalog, arrival: now, durable_below, ..Header::default() };
+        put_control(header, &payload, &mut frame);
+        if self.log.needs_roll(frame.len() as u64) {
+            self.log.roll(&head(&self.state, now, durable_below)).map_err(|e| error(&e))?;
+            let _ = self.log.trim(self.log.active_base());
+        }
+        self.log.append(&frame).map_err(|e| error(&e))?;
+        self.log.sync().map_err(|e| error(&e))?;
+        self.state.apply(change);
+        if let Some(view) = &self.view {
+            view.apply(change, self.log.durable_end());
+        }
+        Ok(())
+    }
+
+    /// Lets the view reach the disk. The log needs no closing.
+    pub fn close(&self) {
+        if let Some(view) = &self.view {
+            view.flush();
+        }
+    }
+}
+
+fn head(state: &CatalogState, now: UnixMs, durable_below: u64) -> Vec<u8> {
+    let mut frame = Vec::new();
+    // Our own type has nothing that JSON can't write.
+    let payload = serde_json::to_vec(state).unwrap_or_default();
+    let header = Header { kind: Kind::CatalogState, arrival: now, durable_below, ..Header::default() };
+    put_control(header, &payload, &mut frame);
+    frame
+}
+
+fn replay(
+    log: &SegmentLog<FrameFormat>,
+    known: Option<CatalogState>,
+    from: disk::Position,
+    problems: &mut Vec<String>,
+) -> Result<(CatalogState, bool), CatalogError> {
+    let mut has_head = known.is_some();
+    let mut state = known.unwrap_or_default();
+    let mut scan = log.reader().scan(from);
+    while let Some(found) = scan.advance().map_err(|e| error(&e))? {
+        match found {
+            Scanned::Frame(_, bytes) => has_head |= replay_frame(bytes, &mut state, problems),
+            Scanned::Damage(damage) => problems.push(format!("catalog log: {damage:?}")),
+        }
+    }
+    Ok((state, has_head))
+}
+
+fn replay_frame(bytes: &[u8], state: &mut CatalogState, problems: &mut Vec<String>) -> bool {
+    let Ok(frame) = Frame::parse(bytes) else { return false };
+    let result = match frame.header.kind {
+        Kind::CatalogState => serde_json::from_slice(frame.payload).map(|new| *state = new),
+        Kind::Catalog => serde_json::from_slice(frame.payload).map(|change| state.apply(&change)),
+        other => {
+            problems.push(format!("catalog log holds a frame of kind {other:?}"));
+            return false;
+        }
+    };
+    if let Err(why) = result {
+        problems.push(format!("catalog log: {why}"));
+        return false;
+    }
+    frame.header.kind == Kind::CatalogState
+}
+
+/// The state that a catalog log comes to, without touching it: for `kinesin check`.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn read_only(disk: &dyn Disk, dir: &DirName) -> Result<(CatalogState, Vec<String>), CatalogError> {
+    let (mut state, mut problems) = (CatalogState::default(), Vec::new());
+    for segment in disk::list_segments(disk, dir).map_err(|e| error(&e))? {
+        let bytes = disk::read_all(disk, &segment.file, 64 << 20).map_err(|e| error(&e))?;
+        let mut rest = bytes.as_slice();
+        while let Ok((frame, after)) = Frame::parse_first(rest) {
+            replay_frame(&rest[..frame.header.total_len as usize], &mut state, &mut problems);
+            rest = after;
+        }
+    }
+    Ok((state, problems))
+}

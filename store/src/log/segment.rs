@@ -1,0 +1,508 @@
+//! The embedded engine: one [`disk::SegmentLog`] per stream, in which all shards are interleaved, and an index
+//! per segment. The active segment's index is in memory; a sealed one's is a file beside the segment, loaded
+//! when asked for and kept while there is room. Driver: reads and writes files, decides nothing.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use disk::{DirName, Disk, FileName, Framing, Position, Scanned, SegmentInfo, SegmentLog, SegmentReader};
+use protocol::frame::{FLAG_CONTINUES, Frame, HEADER_BYTES, Header, Kind, MAGIC, at};
+use protocol::limit::FRAME_BYTES_MAX;
+use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::time::UnixMs;
+
+use super::index::{Batch, SegmentIndex, ShardIndex};
+use super::{
+    Active, Entry, LogError, LogReader, ReadBatches, ReadError, ReadLimit, Replay, SegmentAge, StreamLog,
+};
+
+/// Sealed segments' indexes are kept in memory up to this many bytes per stream.
+const INDEX_CACHE_BYTES_MAX: usize = 4 << 20;
+
+/// An index file is never longer than this: a segment of the smallest frames.
+const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Our frame, for the disk's framed files.
+#[derive(Debug, Clone, Copy)]
+pub enum FrameFormat {}
+
+impl Framing for FrameFormat {
+    const HEADER_BYTES: usize = HEADER_BYTES;
+    const FRAME_BYTES_MAX: usize = FRAME_BYTES_MAX;
+    const MAGIC: &'static [u8] = &MAGIC;
+
+    fn frame_len(header: &[u8]) -> Option<usize> {
+        Header::parse(header).ok().map(|header| header.total_len as usize)
+    }
+
+    fn is_valid(frame: &[u8]) -> bool {
+        Frame::parse(frame).is_ok()
+    }
+
+    fn continues(header: &[u8]) -> bool {
+        header.get(at::FLAGS).is_some_and(|flags| flags & FLAG_CONTINUES != 0)
+    }
+
+    fn durable_below(header: &[u8]) -> Option<Position> {
+        Header::parse(header).ok().map(|header| Position(header.durable_below))
+    }
+}
+
+/// The shards, with their next sequence numbers, in the payload of a segment's head.
+pub type HeadShards = fn(&[u8]) -> Vec<(ShardId, SequenceNumber)>;
+
+/// The writing side.
+pub struct SegmentStreamLog {
+    log: SegmentLog<FrameFormat>,
+    shared: Arc<Shared>,
+    /// Appended and not durable: goes into the index with the next sync.
+    unsynced: Vec<(Position, Header)>,
+}
+
+struct Shared {
+    reader: SegmentReader<FrameFormat>,
+    dir: DirName,
+    head_shards: HeadShards,
+    active: RwLock<SegmentIndex>,
+    sealed: Mutex<Vec<Arc<SegmentIndex>>>,
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub struct Opened {
+    /// As the disk tells it.
+    pub recovery: disk::Recovery,
+    /// Whether there is a head to go on from; otherwise the caller must start a segment.
+    pub has_head: bool,
+}
+
+impl SegmentStreamLog {
+    /// Opens or makes the log in a folder and replays the part that recovery needs: from the newest readable
+    /// head on.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: DirName,
+        segment_bytes_max: u64,
+        head_shards: HeadShards,
+        replay: &mut dyn Replay,
+    ) -> Result<(SegmentStreamLog, Opened), LogError> {
+        let settings = disk::Settings { segment_bytes_max };
+        let failed = |why: String| LogError::Failed { dir: dir.to_string(), why };
+        let (log, recovery) =
+            SegmentLog::open(disk, dir.clone(), settings).map_err(|e| failed(e.to_string()))?;
+        let shared = Arc::new(Shared {
+            reader: log.reader(),
+            dir: dir.clone(),
+            head_shards,
+            active: RwLock::new(SegmentIndex::default()),
+            sealed: Mutex::new(Vec::new()),
+        });
+        let segments = log.segments();
+        let from = segments.iter().rev().find(|segment| shared.head_of(segment).is_some());
+        let has_head = from.is_some();
+        if let Some(from) = from {
+            shared.replay(from.base, log.active_base(), replay).map_err(|e| failed(e.to_string()))?;
+        }
+        Ok((SegmentStreamLog { log, shared, unsynced: Vec::new() }, Opened { recovery, has_head }))
+    }
+
+    fn failed(&self, error: &disk::LogError) -> LogError {
+        LogError::Failed { dir: self.shared.dir.to_string(), why: error.to_string() }
+    }
+}
+
+impl StreamLog for SegmentStreamLog {
+    fn append(&mut self, frames: &[u8], entries: &[Entry]) -> Result<Position, LogError> {
+        let start = self.log.append(frames).map_err(|e| self.failed(&e))?;
+        let placed = entries.iter().map(|entry| (start.plus(entry.offset as u64), entry.header));
+        self.unsynced.extend(placed.filter(|(_, header)| header.kind == Kind::Data));
+        Ok(start)
+    }
+
+    fn sync(&mut self) -> Result<Position, LogError> {
+        let end = self.log.sync().map_err(|e| self.failed(&e))?;
+        let mut active = self.shared.active.write().unwrap_or_else(PoisonError::into_inner);
+        for (position, header) in self.unsynced.drain(..) {
+            let offset = (position.0 - active.base) as u32;
+            active.add(&header, offset);
+        }
+        Ok(end)
+    }
+
+    fn durable_end(&self) -> Position {
+        self.log.durable_end()
+    }
+
+    fn needs_head(&self, bytes: usize) -> bool {
+        self.log.active_len() == 0 || self.log.needs_roll(bytes as u64)
+    }
+
+    fn start_segment(&mut self, head: &[u8]) -> Result<(), LogError> {
+        self.sync()?;
+        let was_empty = self.log.active_len() == 0;
+        let base = self.log.roll(head).map_err(|e| self.failed(&e))?;
+        let Ok(frame) = Frame::parse(head) else { return Ok(()) };
+        let begun = self.shared.begin_index(base, &frame);
+        let mut active = self.shared.active.write().unwrap_or_else(PoisonError::into_inner);
+        let sealed = Arc::new(std::mem::replace(&mut *active, begun));
+        drop(active);
+        if !was_empty {
+            self.shared.keep_index(&sealed);
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, below: Position) -> Result<usize, LogError> {
+        let removed = self.log.trim(below).map_err(|e| self.failed(&e))?;
+        for segment in &removed {
+            if let Some(file) = self.shared.index_file(segment.base) {
+                // Derived: what is left over is only a file too many, and goes with the stream.
+                let _ = self.shared.reader.disk().remove(&file);
+            }
+        }
+        Ok(removed.len())
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        Arc::clone(&self.shared) as Arc<dyn LogReader>
+    }
+}
+
+impl Shared {
+    /// The head of a segment, where it can be read.
+    fn head_of(&self, segment: &SegmentInfo) -> Option<Vec<u8>> {
+        let mut frame = Vec::new();
+        self.reader.read(segment.base, &mut frame).ok()?;
+        (Header::parse(&frame).ok()?.kind == Kind::StreamState).then_some(frame)
+    }
+
+    fn begin_index(&self, base: Position, head: &Frame<'_>) -> SegmentIndex {
+        let mut index = SegmentIndex::new(base.0, head.header.arrival);
+        for (shard, next) in (self.head_shards)(head.payload) {
+            index.begin_shard(shard, next);
+        }
+        index
+    }
+
+    fn replay(
+        &self,
+        from: Position,
+        active: Position,
+        replay: &mut dyn Replay,
+    ) -> Result<(), disk::ReadError> {
+        let mut index = SegmentIndex::default();
+        let mut scan = self.reader.scan(from);
+        while let Some(found) = scan.advance()? {
+            match found {
+                Scanned::Frame(position, bytes) => {
+                    let Ok(frame) = Frame::parse(bytes) else { continue };
+                    if frame.header.kind == Kind::Data {
+                        replay.data(&frame.header);
+                    } else {
+                        replay.control(&frame.header, frame.payload);
+                    }
+                    if position == active {
+                        index = self.begin_index(position, &frame);
+                    } else if position > active {
+                        add_to_index(&mut index, position, &frame.header);
+                    }
+                }
+                Scanned::Damage(damage) => replay.damage(&damage),
+            }
+        }
+        index.base = active.0;
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = index;
+        Ok(())
+    }
+
+    fn index_file(&self, base: Position) -> Option<FileName> {
+        self.dir.file(&format!("{:020}.idx", base.0)).ok()
+    }
+
+    /// Keeps a sealed segment's index, in memory and as a file. The file is not synced: it is checked when read
+    /// and made anew from the segment.
+    fn keep_index(&self, index: &Arc<SegmentIndex>) {
+        let bytes = index.encode();
+        let disk = self.reader.disk();
+        let files =
+            self.index_file(Position(index.base)).and_then(|f| Some((f.with_suffix(".tmp").ok()?, f)));
+        if let Some((tmp, file)) = files {
+            let _ = disk.remove(&tmp);
+            let written = disk.append(&tmp, &bytes).and_then(|()| disk.rename(&tmp, &file));
+            if written.is_err() {
+                let _ = disk.remove(&tmp);
+            }
+        }
+        self.cache(index);
+    }
+
+    fn cache(&self, index: &Arc<SegmentIndex>) {
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        sealed.retain(|known| known.base != index.base);
+        sealed.push(Arc::clone(index));
+        while sealed.len() > 1
+            && sealed.iter().map(|i| i.memory_bytes()).sum::<usize>() > INDEX_CACHE_BYTES_MAX
+        {
+            sealed.remove(0);
+        }
+    }
+
+    /// The index of a sealed segment: from memory, from its file, or made anew.
+    fn index(&self, segment: &SegmentInfo) -> Result<Arc<SegmentIndex>, disk::ReadError> {
+        let known = {
+            let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+            sealed.iter().find(|index| index.base == segment.base.0).cloned()
+        };
+        if let Some(index) = known {
+            return Ok(index);
+        }
+        let disk = self.reader.disk();
+        let file = self.index_file(segment.base);
+        let bytes = file.and_then(|file| disk::read_all(&**disk, &file, INDEX_FILE_BYTES_MAX).ok());
+        let index = bytes.and_then(|bytes| SegmentIndex::decode(&bytes).ok());
+        if let Some(index) = index.filter(|index| index.base == segment.base.0) {
+            let index = Arc::new(index);
+            self.cache(&index);
+            return Ok(index);
+        }
+        let index = Arc::new(self.rebuild(segment)?);
+        self.keep_index(&index);
+        Ok(index)
+    }
+
+    fn rebuild(&self, segment: &SegmentInfo) -> Result<SegmentIndex, disk::ReadError> {
+        let mut index = SegmentIndex::new(segment.base.0, UnixMs(0));
+        let mut scan = self.reader.scan(segment.base);
+        while scan.position() < segment.end() {
+            let Some(found) = scan.advance()? else { break };
+            if let Scanned::Frame(position, bytes) = found {
+                let Ok(frame) = Frame::parse(bytes) else { continue };
+                if position == segment.base {
+                    index = self.begin_index(position, &frame);
+                } else if position < segment.end() {
+                    add_to_index(&mut index, position, &frame.header);
+                }
+            }
+        }
+        Ok(index)
+    }
+
+    /// Segments that are sealed, oldest first.
+    fn sealed_segments(&self) -> Vec<SegmentInfo> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner).base;
+        let mut segments = self.reader.segments();
+        segments.retain(|segment| segment.base.0 < active);
+        segments
+    }
+
+    /// The first sealed segment for which `is_past` is false, for a predicate that is true up to some segment.
+    fn first_sealed(
+        &self,
+        is_past: impl Fn(&SegmentIndex) -> bool,
+    ) -> Result<Option<(SegmentInfo, Arc<SegmentIndex>)>, disk::ReadError> {
+        let segments = self.sealed_segments();
+        let (mut low, mut high) = (0, segments.len());
+        let mut found = None;
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let index = self.index(&segments[middle])?;
+            if is_past(&index) {
+                low = middle + 1;
+            } else {
+                high = middle;
+                found = Some((segments[middle].clone(), index));
+            }
+        }
+        Ok(found)
+    }
+
+    fn active_shard<T>(&self, shard: ShardId, ask: impl FnOnce(u64, &ShardIndex) -> T) -> Option<T> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.shards.get(&shard).map(|index| ask(active.base, index))
+    }
+
+    /// Which batches to read: the base of their segment, and a run of them within the limit.
+    fn choose(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        limit: ReadLimit,
+    ) -> Result<Option<Chosen>, disk::ReadError> {
+        let in_active = self.active_shard(shard, |base, index| {
+            (from >= index.start).then(|| Chosen::of(base, index, from, limit))
+        });
+        if let Some(Some(chosen)) = in_active {
+            return Ok(chosen);
+        }
+        let past = |index: &SegmentIndex| index.shards.get(&shard).is_none_or(|s| s.end <= from);
+        // A shard that is not in a segment had either not begun or is long gone; the first can't follow the last.
+        if let Some((_, index)) = self.first_sealed(past)?
+            && let Some(entry) = index.shards.get(&shard)
+        {
+            return Ok(Chosen::of(index.base, entry, from, limit));
+        }
+        let active = self.active_shard(shard, |base, index| Chosen::of(base, index, from, limit));
+        Ok(active.flatten())
+    }
+
+    fn read_chosen(&self, shard: ShardId, chosen: &Chosen, out: &mut ReadBatches) -> Result<(), ReadError> {
+        let mut frame = Vec::new();
+        for (place, batch) in chosen.batches.iter().enumerate() {
+            let position = Position(chosen.base + u64::from(batch.offset));
+            match self.reader.read(position, &mut frame) {
+                Ok(()) => {
+                    out.frames.extend_from_slice(&frame);
+                    out.last_arrival = batch.arrival;
+                    out.next = chosen.end_of(place);
+                }
+                Err(_) if place > 0 => return Ok(()),
+                Err(disk::ReadError::Damaged { .. }) => {
+                    return Err(ReadError::Damaged {
+                        shard,
+                        from: batch.first,
+                        resume: chosen.end_of(place),
+                    });
+                }
+                Err(error) => {
+                    return Err(ReadError::Disk { shard, from: batch.first, why: error.to_string() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Batches that lie one after the other in the segment, with one read. `false` where that is not so, or
+    /// where anything is wrong: then they are read one by one.
+    fn read_run(&self, chosen: &Chosen, out: &mut ReadBatches) -> bool {
+        let [first, .., last] = chosen.batches.as_slice() else { return false };
+        let whole = (last.offset + last.len - first.offset) as usize;
+        if whole != chosen.batches.iter().map(|b| b.len as usize).sum::<usize>() {
+            return false;
+        }
+        let position = Position(chosen.base + u64::from(first.offset));
+        let Ok(bytes) = self.reader.read_range(position, whole) else { return false };
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let Ok((_, after)) = Frame::parse_first(rest) else { return false };
+            rest = after;
+        }
+        *out = ReadBatches { frames: bytes, next: chosen.end, last_arrival: last.arrival };
+        out.frames.len() == whole
+    }
+}
+
+fn add_to_index(index: &mut SegmentIndex, position: Position, header: &Header) {
+    if header.kind == Kind::Data {
+        index.add(header, (position.0 - index.base) as u32);
+    }
+}
+
+/// A run of batches of one shard in one segment.
+struct Chosen {
+    base: u64,
+    batches: Vec<Batch>,
+    end: SequenceNumber,
+}
+
+impl Chosen {
+    fn of(base: u64, index: &ShardIndex, from: SequenceNumber, limit: ReadLimit) -> Option<Chosen> {
+        let start = index.find(from);
+        let mut bytes = 0usize;
+        let fits = |batch: &&Batch| {
+            bytes += batch.len as usize;
+            bytes <= limit.bytes_max
+        };
+        let count = index.batches[start..].iter().take_while(fits).count().max(1);
+        let batches: Vec<Batch> = index.batches[start..].iter().take(count).copied().collect();
+        let end = index.batches.get(start + count).map_or(index.end, |next| next.first);
+        (!batches.is_empty()).then_some(Chosen { base, batches, end })
+    }
+
+    fn end_of(&self, place: usize) -> SequenceNumber {
+        self.batches.get(place + 1).map_or(self.end, |next| next.first)
+    }
+}
+
+impl LogReader for Shared {
+    fn read(&self, shard: ShardId, from: SequenceNumber, limit: ReadLimit) -> Result<ReadBatches, ReadError> {
+        let mut out = ReadBatches { next: from, ..ReadBatches::default() };
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else { return Ok(out) };
+        if !self.read_run(&chosen, &mut out) {
+            out = ReadBatches { next: from, ..ReadBatches::default() };
+            self.read_chosen(shard, &chosen, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn tail(&self, shard: ShardId) -> SequenceNumber {
+        self.active_shard(shard, |_, index| index.end).unwrap_or_default()
+    }
+
+    fn first(&self, shard: ShardId) -> Result<SequenceNumber, ReadError> {
+        let from = SequenceNumber(0);
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        let chosen = self.choose(shard, from, ReadLimit { bytes_max: 0 }).map_err(disk_error)?;
+        Ok(chosen.map_or_else(|| self.tail(shard), |chosen| chosen.batches[0].first))
+    }
+
+    fn at_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
+        let from = SequenceNumber(0);
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        // By when segments were begun, which is one order for all shards; then by arrival within the shard.
+        let segments = self.sealed_segments();
+        let later = self.first_sealed(|index| index.begun < time).map_err(disk_error)?;
+        let later = later.map_or(segments.len(), |(found, _)| {
+            segments.iter().position(|s| s.base == found.base).unwrap_or(segments.len())
+        });
+        let mut next = None;
+        if let Some(segment) = later.checked_sub(1).and_then(|place| segments.get(place)) {
+            let index = self.index(segment).map_err(disk_error)?;
+            if let Some(entry) = index.shards.get(&shard) {
+                if let Some(found) = entry.at_time(time) {
+                    return Ok(found);
+                }
+                next = Some(entry.end);
+            }
+        }
+        let one = ReadLimit { bytes_max: 0 };
+        let from = next.unwrap_or_default();
+        let mut chosen = self.choose(shard, from, one).map_err(disk_error)?;
+        if chosen.as_ref().is_some_and(|c| c.batches[0].arrival < time) {
+            let active = self.active_shard(shard, |_, index| index.at_time(time).unwrap_or(index.end));
+            return Ok(active.unwrap_or_default());
+        }
+        Ok(chosen.take().map_or_else(|| self.tail(shard), |c| c.batches[0].first))
+    }
+
+    fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError> {
+        let active_begun = self.active.read().unwrap_or_else(PoisonError::into_inner).begun;
+        let segments = self.reader.segments();
+        let mut ages = Vec::new();
+        for (place, segment) in segments.iter().enumerate().take(limit) {
+            let next = segments.get(place + 1);
+            let sealed = match next {
+                None => None,
+                Some(_) if place + 2 == segments.len() => Some(active_begun),
+                Some(next) => {
+                    let mut header = [0; HEADER_BYTES];
+                    let begun = self.reader.read_header(next.base, &mut header).ok();
+                    begun.and_then(|_| Header::parse(&header).ok()).map(|header| header.arrival)
+                }
+            };
+            ages.push(SegmentAge { end: segment.end(), len: segment.len, sealed });
+        }
+        Ok(ages)
+    }
+
+    fn active(&self) -> Active {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        Active { begun: active.begun, used: active.shards.values().any(|shard| !shard.batches.is_empty()) }
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.reader.segments().iter().map(|segment| segment.len).sum()
+    }
+}

@@ -1,0 +1,93 @@
+//! Which segments have outlived their stream's retention. Pure: it plans, the driver trims.
+
+use protocol::native::call::StreamConfig;
+use protocol::time::UnixMs;
+
+use crate::log::{Position, SegmentAge};
+
+/// What to do about a stream's old records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Segments that end at or below can go.
+    pub trim_below: Option<Position>,
+    /// The active segment is so old that it should be sealed, for its records to be able to go.
+    pub roll: bool,
+}
+
+/// A segment is sealed by age after this part of the retention, so that records outlive it by little ...
+const ROLLS_PER_RETENTION: u64 = 24;
+
+/// ... but not more often than once a minute.
+const ROLL_MS_MIN: u64 = 60_000;
+
+/// Plans for the oldest segments (`ages`, oldest first, may stop short of the active one). `active_since` is when
+/// the active segment was begun, `active_used` whether it holds more than its head.
+#[must_use]
+pub fn plan(
+    config: &StreamConfig,
+    ages: &[SegmentAge],
+    stored_bytes: u64,
+    active_since: UnixMs,
+    active_used: bool,
+    now: UnixMs,
+) -> Plan {
+    let mut left = stored_bytes;
+    let mut trim_below = None;
+    for segment in ages {
+        let Some(sealed) = segment.sealed else { break };
+        let too_old = now.millis_since(sealed) > config.retention_ms;
+        let too_much = config.retention_bytes.is_some_and(|max| left > max);
+        if !too_old && !too_much {
+            break;
+        }
+        left -= segment.len.min(left);
+        trim_below = Some(segment.end);
+    }
+    let roll_ms = (config.retention_ms / ROLLS_PER_RETENTION).max(ROLL_MS_MIN);
+    Plan { trim_below, roll: active_used && now.millis_since(active_since) > roll_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ages(sealed: &[Option<u64>]) -> Vec<SegmentAge> {
+        let age = |(i, s): (usize, &Option<u64>)| SegmentAge {
+            end: Position((i as u64 + 1) * 100),
+            len: 100,
+            sealed: s.map(UnixMs),
+        };
+        sealed.iter().enumerate().map(age).collect()
+    }
+
+    fn config(retention_ms: u64, retention_bytes: Option<u64>) -> StreamConfig {
+        StreamConfig { retention_ms, retention_bytes, ..StreamConfig::default() }
+    }
+
+    #[test]
+    fn a_segment_goes_when_its_youngest_record_is_too_old_and_the_active_one_never() {
+        let ages = ages(&[Some(10), Some(500), Some(900), None]);
+        let plan = |now| plan(&config(1000, None), &ages, 400, UnixMs(900), true, UnixMs(now)).trim_below;
+        assert_eq!(plan(1010), None);
+        assert_eq!(plan(1011), Some(Position(100)));
+        assert_eq!(plan(1501), Some(Position(200)));
+        assert_eq!(plan(u64::MAX), Some(Position(300)));
+    }
+
+    #[test]
+    fn what_is_over_the_bytes_goes_oldest_first() {
+        let ages = ages(&[Some(1), Some(2), Some(3), None]);
+        let below =
+            |max| plan(&config(u64::MAX, Some(max)), &ages, 400, UnixMs(3), true, UnixMs(4)).trim_below;
+        assert_eq!(
+            [below(400), below(399), below(250), below(0)],
+            [None, Some(Position(100)), Some(Position(200)), Some(Position(300))]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_deletes_nothing() {
+        let ages = ages(&[Some(5000), None]);
+        assert_eq!(plan(&config(10, None), &ages, 200, UnixMs(5000), true, UnixMs(0)), Plan::default());
+    }
+}

@@ -1,0 +1,131 @@
+//! Reading batches of a shard, and waiting for them.
+
+use std::time::Duration;
+
+use protocol::limit;
+use protocol::name::StreamName;
+use protocol::native::call::{CallError, CallErrorCode, StartingPosition};
+use protocol::sequence::{SequenceNumber, ShardId};
+
+use super::{Service, call_error};
+use crate::log::{ReadBatches, ReadError, ReadLimit};
+use crate::principal::{Principal, Role};
+use crate::shard::driver::Stream;
+
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// Where the next read should start.
+    pub next: SequenceNumber,
+    /// After the last durable record of the shard.
+    pub tail: SequenceNumber,
+    /// The shard is closed and this reaches its end.
+    pub at_end: bool,
+    /// How far the last record in here is behind the store's clock; 0 at the tail.
+    pub behind_ms: u64,
+    /// Whole frames. The first may begin before the place that was asked for: skip those records.
+    pub frames: Vec<u8>,
+}
+
+impl Service {
+    /// Batches of a shard from a place on; waits up to `wait_ms` for the first.
+    ///
+    /// # Errors
+    /// When stream or shard are not there, or not for this principal, or what was asked for is damaged.
+    pub async fn read(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        shard: ShardId,
+        from: StartingPosition,
+        bytes_max: usize,
+        wait_ms: u64,
+    ) -> Result<Read, CallError> {
+        if principal.role != Role::Admin {
+            let message = format!("{principal} may not read: use the admin certificate");
+            return Err(call_error(CallErrorCode::Denied, message));
+        }
+        let stream = self.find_stream(name)?;
+        let mut committed = stream.committed();
+        let from = start(&stream, name, shard, from).await?;
+        let limit = ReadLimit { bytes_max: bytes_max.clamp(1, limit::READ_BYTES_MAX) };
+        let wait = tokio::time::sleep(Duration::from_millis(wait_ms.min(limit::READ_WAIT_MS_MAX)));
+        tokio::pin!(wait);
+        loop {
+            committed.mark_unchanged();
+            // Asked before reading, so that `at_end` is never said too early.
+            let end = end_of(&stream, name, shard)?;
+            let found = batches(&stream, shard, from, limit).await?;
+            let at_end = end.is_some_and(|end| found.next >= end);
+            if !found.frames.is_empty() || at_end || wait.is_elapsed() {
+                return Ok(self.answer(&stream, shard, found, at_end));
+            }
+            tokio::select! {
+                biased;
+                changed = committed.changed() => if changed.is_err() {
+                    return Err(call_error(CallErrorCode::NotFound, format!("stream {name} is gone")));
+                },
+                () = &mut wait => {}
+            }
+        }
+    }
+
+    fn answer(&self, stream: &Stream, shard: ShardId, found: ReadBatches, at_end: bool) -> Read {
+        let tail = stream.tail(shard);
+        let behind = self.inner.clock.wall().millis_since(found.last_arrival);
+        let behind_ms = if found.next < tail && !found.frames.is_empty() { behind } else { 0 };
+        Read { next: found.next, tail, at_end, behind_ms, frames: found.frames }
+    }
+}
+
+/// Where a closed shard ends; `None` for an open one.
+fn end_of(stream: &Stream, name: &StreamName, shard: ShardId) -> Result<Option<SequenceNumber>, CallError> {
+    let map = stream.map();
+    let found = map.1.get(&shard).ok_or_else(|| no_shard(name, shard))?;
+    Ok(found.closed.map(|_| stream.tail(shard)))
+}
+
+fn no_shard(name: &StreamName, shard: ShardId) -> CallError {
+    call_error(
+        CallErrorCode::NotFound,
+        format!("stream {name} has no {shard}; `kinesin stream describe {name}` shows all"),
+    )
+}
+
+async fn start(
+    stream: &Stream,
+    name: &StreamName,
+    shard: ShardId,
+    from: StartingPosition,
+) -> Result<SequenceNumber, CallError> {
+    end_of(stream, name, shard)?;
+    let stream = stream.clone();
+    blocking(move || match from {
+        StartingPosition::At(sequence) => Ok(sequence),
+        StartingPosition::Latest => Ok(stream.tail(shard)),
+        StartingPosition::TrimHorizon => stream.first(shard),
+        StartingPosition::AtTime(time) => stream.at_time(shard, time),
+    })
+    .await
+}
+
+async fn batches(
+    stream: &Stream,
+    shard: ShardId,
+    from: SequenceNumber,
+    limit: ReadLimit,
+) -> Result<ReadBatches, CallError> {
+    if from >= stream.tail(shard) {
+        return Ok(ReadBatches { next: from, ..ReadBatches::default() });
+    }
+    let reader = std::sync::Arc::clone(stream.reader());
+    blocking(move || reader.read(shard, from, limit)).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, CallError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let internal = |why: String| call_error(CallErrorCode::Internal, why);
+    done.map_err(|e| internal(e.to_string()))?.map_err(|e| internal(e.to_string()))
+}

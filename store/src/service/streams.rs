@@ -1,0 +1,330 @@
+//! Making, changing and removing streams, and telling about them.
+
+use std::sync::PoisonError;
+
+use protocol::limit;
+use protocol::name::StreamName;
+use protocol::native::call::{Call, CallError, CallErrorCode, Reply, ShardInfo, StreamConfig, StreamInfo};
+
+use super::{Open, OpenError, Service, call_error, dir, locked, open_error};
+use crate::catalog::{Change, StreamEntry};
+use crate::log::StreamLog;
+use crate::principal::{Principal, Role};
+use crate::shard::driver::{StateReplay, Stream};
+use crate::shard::sequencer::{ReshardError, Rules, Sequencer};
+use crate::shard::state::StreamState;
+
+/// Folder of all streams' logs.
+const STREAMS: &str = "streams";
+
+fn not_found(name: &StreamName) -> CallError {
+    call_error(CallErrorCode::NotFound, format!("there is no stream {name}; `kinesin stream list` shows all"))
+}
+
+fn stopped() -> CallError {
+    call_error(CallErrorCode::Busy, "the store is stopping; nothing was changed")
+}
+
+fn check_config(config: &StreamConfig) -> Result<(), CallError> {
+    let bad = |why: String| Err(call_error(CallErrorCode::Invalid, why));
+    if config.record_bytes_max == 0 || config.record_bytes_max as usize > limit::RECORD_BYTES_MAX {
+        return bad(format!(
+            "record_bytes_max is {}: 1 to {}",
+            config.record_bytes_max,
+            limit::RECORD_BYTES_MAX
+        ));
+    }
+    if config.retention_ms == 0 {
+        return bad("retention_ms is 0: nothing would be kept".to_owned());
+    }
+    if config.shard_rate.is_some_and(|rate| rate.bytes_per_second == 0 || rate.records_per_second == 0) {
+        return bad("a shard_rate of 0 takes nothing: leave it out for no limit".to_owned());
+    }
+    Ok(())
+}
+
+impl Service {
+    /// The streams of these names, made where that is allowed; others are left out.
+    pub async fn open_streams(&self, principal: &Principal, names: &[StreamName]) -> Vec<StreamInfo> {
+        let mut found = Vec::new();
+        for name in names {
+            if let Ok(info) = self.open_or_make(principal, name).await {
+                found.push(info);
+            }
+        }
+        found
+    }
+
+    async fn open_or_make(&self, principal: &Principal, name: &StreamName) -> Result<StreamInfo, CallError> {
+        match self.describe(name) {
+            Err(_) if self.inner.settings.auto_create && principal.may_write() => {
+                match self.create(name, 1, StreamConfig::default()).await {
+                    Err(CallError { code: CallErrorCode::Exists, .. }) => self.describe(name),
+                    made => made,
+                }
+            }
+            found => found,
+        }
+    }
+
+    /// Does every call but `Read`, `Enroll`, `Renew` and `CreateEnrollToken`.
+    pub async fn call(&self, principal: &Principal, call: Call) -> Reply {
+        self.try_call(principal, call).await.unwrap_or_else(Reply::Error)
+    }
+
+    async fn try_call(&self, principal: &Principal, call: Call) -> Result<Reply, CallError> {
+        if let Call::OpenStream { name } = &call
+            && principal.may_write()
+        {
+            return self.open_or_make(principal, name).await.map(Reply::Stream);
+        }
+        if principal.role != Role::Admin {
+            let message =
+                format!("{principal} may write records, and nothing else: use the admin certificate");
+            return Err(call_error(CallErrorCode::Denied, message));
+        }
+        match call {
+            Call::CreateStream { name, shards, config } => {
+                self.create(&name, shards, config).await.map(Reply::Stream)
+            }
+            Call::DeleteStream { name } => self.delete(&name).await.map(|()| Reply::Done {}),
+            Call::ListStreams {} => {
+                let open = self.open_streams_now();
+                Ok(Reply::Streams(open.iter().filter_map(|open| self.info(open)).collect()))
+            }
+            Call::OpenStream { name } | Call::DescribeStream { name } => {
+                self.describe(&name).map(Reply::Stream)
+            }
+            Call::UpdateStream { name, config } => self.update(&name, config).await.map(Reply::Stream),
+            Call::SplitShard { name, shard, at } => {
+                let split =
+                    |sequencer: &mut Sequencer, now, group: &mut crate::shard::driver::ControlGroup<'_>| {
+                        group.split(sequencer, shard, at, now)
+                    };
+                self.reshard(&name, split).await.map(Reply::Stream)
+            }
+            Call::MergeShards { name, shard, adjacent } => {
+                let merge =
+                    |sequencer: &mut Sequencer, now, group: &mut crate::shard::driver::ControlGroup<'_>| {
+                        group.merge(sequencer, shard, adjacent, now)
+                    };
+                self.reshard(&name, merge).await.map(Reply::Stream)
+            }
+            Call::Status {} => Ok(Reply::Status(self.status())),
+            Call::Read { .. } | Call::CreateEnrollToken { .. } | Call::Enroll { .. } | Call::Renew { .. } => {
+                Err(call_error(CallErrorCode::Internal, "this call is answered elsewhere"))
+            }
+        }
+    }
+
+    fn find(&self, name: &StreamName) -> Result<Open, CallError> {
+        let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.get(&name.key()).filter(|open| open.name == *name).cloned().ok_or_else(|| not_found(name))
+    }
+
+    pub(super) fn find_stream(&self, name: &StreamName) -> Result<Stream, CallError> {
+        self.find(name).map(|open| open.stream)
+    }
+
+    fn describe(&self, name: &StreamName) -> Result<StreamInfo, CallError> {
+        self.info(&self.find(name)?).ok_or_else(|| not_found(name))
+    }
+
+    fn info(&self, open: &Open) -> Option<StreamInfo> {
+        let entry = locked(&self.inner.catalog).state().streams.get(&open.name)?.clone();
+        let map = open.stream.map();
+        let reader = open.stream.reader();
+        let shards = map.1.iter().map(|(id, shard)| ShardInfo {
+            id: *id,
+            range: shard.range,
+            parents: shard.parents.clone(),
+            first: open.stream.first(*id).unwrap_or(shard.first),
+            tail: open.stream.tail(*id),
+            closed: shard.closed.is_some(),
+            created: shard.created,
+        });
+        Some(StreamInfo {
+            name: open.name.clone(),
+            key: open.name.key(),
+            created: entry.created,
+            config: entry.config,
+            map_version: map.0,
+            shards: shards.collect(),
+            stored_bytes: reader.stored_bytes(),
+        })
+    }
+
+    async fn create(
+        &self,
+        name: &StreamName,
+        shards: u32,
+        config: StreamConfig,
+    ) -> Result<StreamInfo, CallError> {
+        check_config(&config)?;
+        if shards == 0 || shards as usize > limit::STREAM_SHARDS_MAX {
+            let message = format!("a stream has 1 to {} shards, not {shards}", limit::STREAM_SHARDS_MAX);
+            return Err(call_error(CallErrorCode::Invalid, message));
+        }
+        let _changing = self.inner.changing.lock().await;
+        if self.stream_of(name.key()).is_some() {
+            let message = match self.find(name) {
+                Ok(_) => format!("there is a stream {name} already"),
+                Err(_) => format!("{name} has the same key as another stream: choose another name"),
+            };
+            return Err(call_error(CallErrorCode::Exists, message));
+        }
+        let (service, stream_name) = (self.clone(), name.clone());
+        let made = tokio::task::spawn_blocking(move || service.make(&stream_name, shards, config)).await;
+        let stream = made.map_err(|_| stopped())??;
+        self.put_open(name.clone(), stream);
+        let info = self.describe(name)?;
+        let _ = self.inner.changes.send(info.clone());
+        Ok(info)
+    }
+
+    fn make(&self, name: &StreamName, shards: u32, config: StreamConfig) -> Result<Stream, CallError> {
+        let internal = |why: String| call_error(CallErrorCode::Internal, why);
+        let now = self.inner.clock.wall();
+        let number = self.free_dir().map_err(|e| internal(e.to_string()))?;
+        let entry = StreamEntry { dir: number, created: now, config };
+        let stream = self
+            .open_stream_log(name, &entry, Some(StreamState::new(shards, now)))
+            .map_err(|e| internal(e.to_string()))?;
+        let change = Change::PutStream { name: name.clone(), entry };
+        self.commit(&change)?;
+        Ok(stream)
+    }
+
+    /// A folder number that neither the catalog nor the disk has.
+    fn free_dir(&self) -> std::io::Result<u32> {
+        let mut number = locked(&self.inner.catalog).state().next_dir;
+        while !self.inner.disk.list(&stream_dir(number))?.is_empty() {
+            number += 1;
+        }
+        Ok(number)
+    }
+
+    fn commit(&self, change: &Change) -> Result<(), CallError> {
+        let now = self.inner.clock.wall();
+        locked(&self.inner.catalog).commit(change, now).map_err(|error| {
+            self.inner.gate.fail(error.to_string());
+            call_error(CallErrorCode::Internal, error.to_string())
+        })
+    }
+
+    pub(super) async fn commit_change(&self, change: Change) -> Result<(), CallError> {
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || service.commit(&change)).await.map_err(|_| stopped())?
+    }
+
+    /// Opens a stream's log; `new` is its first state where it is being made.
+    pub(super) fn open_stream_log(
+        &self,
+        name: &StreamName,
+        entry: &StreamEntry,
+        new: Option<StreamState>,
+    ) -> Result<Stream, OpenError> {
+        let mut replay = StateReplay::default();
+        let what = format!("stream {name}");
+        let (mut log, opened) =
+            self.stream_log(&stream_dir(entry.dir), &mut replay).map_err(|e| open_error(&what, &e))?;
+        let mut problems = replay.problems;
+        problems.extend(opened.recovery.damage.iter().map(|damage| format!("{damage:?}")));
+        problems.dedup();
+        locked(&self.inner.problems).extend(problems.into_iter().map(|why| format!("{what}: {why}")));
+        let state = match (replay.state, new) {
+            (Some(state), _) | (None, Some(state)) => state,
+            (None, None) => {
+                let why = "no segment of its log has a readable head; run `kinesin check` on the data folder";
+                return Err(open_error(&what, &why));
+            }
+        };
+        if !opened.has_head {
+            let rules = Rules { shard_rate: None, record_bytes_max: 0 };
+            let head =
+                Sequencer::new(state.clone(), rules).head_frame(self.inner.clock.wall(), log.durable_end().0);
+            log.start_segment(&head).map_err(|e| open_error(&what, &e))?;
+        }
+        let gate = std::sync::Arc::clone(&self.inner.gate);
+        Ok(Stream::start(Box::new(log), state, &entry.config, gate, self.inner.clock))
+    }
+
+    async fn delete(&self, name: &StreamName) -> Result<(), CallError> {
+        let _changing = self.inner.changing.lock().await;
+        let open = self.find(name)?;
+        let entry =
+            locked(&self.inner.catalog).state().streams.get(name).cloned().ok_or_else(|| not_found(name))?;
+        self.commit_change(Change::RemoveStream { name: name.clone() }).await?;
+        self.inner.streams.write().unwrap_or_else(PoisonError::into_inner).remove(&name.key());
+        open.stream.close().await;
+        let service = self.clone();
+        // What can't be removed now is removed at the next start.
+        let _ = tokio::task::spawn_blocking(move || {
+            disk::remove_dir_all(&*service.inner.disk, &stream_dir(entry.dir))
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn update(&self, name: &StreamName, config: StreamConfig) -> Result<StreamInfo, CallError> {
+        check_config(&config)?;
+        let _changing = self.inner.changing.lock().await;
+        let open = self.find(name)?;
+        let entry =
+            locked(&self.inner.catalog).state().streams.get(name).cloned().ok_or_else(|| not_found(name))?;
+        let entry = StreamEntry { config: config.clone(), ..entry };
+        self.commit_change(Change::PutStream { name: name.clone(), entry }).await?;
+        open.stream.configure(&config);
+        let info = self.describe(name)?;
+        let _ = self.inner.changes.send(info.clone());
+        Ok(info)
+    }
+
+    async fn reshard(
+        &self,
+        name: &StreamName,
+        change: impl FnOnce(
+            &mut Sequencer,
+            crate::shard::sequencer::Now,
+            &mut crate::shard::driver::ControlGroup<'_>,
+        ) -> Result<(), ReshardError>,
+    ) -> Result<StreamInfo, CallError> {
+        let stream = self.find_stream(name)?;
+        let done = stream.change(change).await.map_err(|error| {
+            let code = match error {
+                ReshardError::NoShard(_) => CallErrorCode::NotFound,
+                ReshardError::TooMany => CallErrorCode::Limit,
+                _ => CallErrorCode::Invalid,
+            };
+            call_error(code, format!("stream {name}: {error}"))
+        })?;
+        done.ok_or_else(stopped)?;
+        let info = self.describe(name)?;
+        let _ = self.inner.changes.send(info.clone());
+        Ok(info)
+    }
+
+    /// Removes folders of streams that the catalog no longer has because a removal was cut short.
+    pub(super) fn remove_leftovers(&self) -> Result<(), OpenError> {
+        let known: Vec<u32> = {
+            let catalog = locked(&self.inner.catalog);
+            if !catalog.problems.is_empty() {
+                // A catalog with damage is no evidence that a folder is nobody's.
+                return Ok(());
+            }
+            let next = catalog.state().next_dir;
+            let used: Vec<u32> = catalog.state().streams.values().map(|entry| entry.dir).collect();
+            (0..next).filter(|number| !used.contains(number)).collect()
+        };
+        for number in known {
+            disk::remove_dir_all(&*self.inner.disk, &stream_dir(number))
+                .map_err(|e| open_error("removing a deleted stream", &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// The folder of a stream's log.
+pub(crate) fn stream_dir(number: u32) -> disk::DirName {
+    dir(&format!("{STREAMS}/{number:06}"))
+}

@@ -1,0 +1,573 @@
+//! Runs the commits of one stream: takes what the sequencer has put into the group, writes it, makes it durable,
+//! and only then answers and lets readers see it. Driver: the deciding is in [`super::sequencer`].
+//!
+//! One commit at a time and stream, on the runtime's pool of blocking threads; while it runs, the next group
+//! collects. So the number of commits adapts to the disk by itself (group commit), with no waiting on purpose.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use protocol::batch::Batch;
+use protocol::frame::{Frame, Header, Kind};
+use protocol::native::call::{Fsync, StreamConfig};
+use protocol::native::message::{Ack, Outcome};
+use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::time::{Mono, UnixMs};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::group::Group;
+use super::sequencer::{Decision, Now, Rules, Sequencer};
+use super::state::{Shard, StreamState};
+use crate::clock::Clock;
+use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
+
+/// A group's memory is kept for the next one up to this many bytes.
+const GROUP_BYTES_KEPT: usize = 1 << 20;
+
+/// How long a client waits that was turned away because the store is full or stopping, in milliseconds.
+const BUSY_RETRY_MS: u32 = 200;
+
+/// What all streams of a store share: memory that waits for commits, and whether writing may go on.
+#[derive(Debug)]
+pub struct Gate {
+    pending: AtomicUsize,
+    pending_max: usize,
+    disk_full: AtomicBool,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Gate {
+    /// An open gate for at most this many bytes that wait for a commit.
+    #[must_use]
+    pub fn new(pending_max: usize) -> Gate {
+        let failed = watch::channel(None).0;
+        Gate { pending: AtomicUsize::new(0), pending_max, disk_full: AtomicBool::new(false), failed }
+    }
+
+    /// Closes or opens the gate for writing.
+    pub fn set_disk_full(&self, full: bool) {
+        self.disk_full.store(full, Ordering::Relaxed);
+    }
+
+    /// Whether writing is refused because the disk is nearly full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait for a commit.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// The first reason why the store can't go on.
+    #[must_use]
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.failed.subscribe()
+    }
+
+    /// Writing has failed for good.
+    pub fn fail(&self, why: String) {
+        self.failed.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert(why);
+            first
+        });
+    }
+
+    fn is_open_for(&self, bytes: usize) -> bool {
+        !self.is_disk_full()
+            && self.failed.borrow().is_none()
+            && self.pending.load(Ordering::Relaxed) + bytes <= self.pending_max
+    }
+}
+
+/// Totals of a stream since the store started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Records stored.
+    pub records: AtomicU64,
+    /// Bytes of partition keys and data stored.
+    pub user_bytes: AtomicU64,
+    /// Bytes of frames written.
+    pub stored_bytes: AtomicU64,
+    /// Batches answered `Throttled`.
+    pub throttled: AtomicU64,
+    /// Batches answered `Duplicate`.
+    pub duplicates: AtomicU64,
+    /// Records refused.
+    pub refused: AtomicU64,
+    /// Commits.
+    pub commits: AtomicU64,
+}
+
+enum Waiting {
+    Ack(mpsc::UnboundedSender<Ack>, Ack),
+    Done(oneshot::Sender<()>),
+}
+
+struct Core {
+    sequencer: Sequencer,
+    group: Group<Waiting>,
+    /// Absent while a commit runs, and for good after a failure or after closing.
+    log: Option<Box<dyn StreamLog>>,
+    fsync: Fsync,
+    /// Written and not durable since then; only where the stream is set so.
+    dirty_since: Option<Mono>,
+    trim_below: Option<Position>,
+    roll: bool,
+    closing: bool,
+}
+
+/// The shards as they are durable.
+pub type ShardMap = Arc<(u64, BTreeMap<ShardId, Shard>)>;
+
+struct Inner {
+    core: Mutex<Core>,
+    reader: Arc<dyn LogReader>,
+    map: RwLock<ShardMap>,
+    /// Counts commits: followers wait for it to change.
+    committed: watch::Sender<u64>,
+    gate: Arc<Gate>,
+    clock: Clock,
+    counters: Counters,
+    runtime: tokio::runtime::Handle,
+}
+
+/// A stream at work. Cheap to clone.
+#[derive(Clone)]
+pub struct Stream {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+fn rules(config: &StreamConfig) -> Rules {
+    Rules { shard_rate: config.shard_rate, record_bytes_max: config.record_bytes_max as usize }
+}
+
+fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stream {
+    /// Puts a stream to work. Must be called within the runtime that is to run its commits.
+    #[must_use]
+    pub fn start(
+        log: Box<dyn StreamLog>,
+        state: StreamState,
+        config: &StreamConfig,
+        gate: Arc<Gate>,
+        clock: Clock,
+    ) -> Stream {
+        let map = Arc::new((state.map_version, state.shards.clone()));
+        let inner = Inner {
+            reader: log.reader(),
+            core: Mutex::new(Core {
+                sequencer: Sequencer::new(state, rules(config)),
+                group: Group::default(),
+                log: Some(log),
+                fsync: config.fsync,
+                dirty_since: None,
+                trim_below: None,
+                roll: false,
+                closing: false,
+            }),
+            map: RwLock::new(map),
+            committed: watch::channel(0).0,
+            gate,
+            clock,
+            counters: Counters::default(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Stream { inner: Arc::new(inner) }
+    }
+
+    /// The reading side.
+    #[must_use]
+    pub fn reader(&self) -> &Arc<dyn LogReader> {
+        &self.inner.reader
+    }
+
+    /// Changes with every commit.
+    #[must_use]
+    pub fn committed(&self) -> watch::Receiver<u64> {
+        self.inner.committed.subscribe()
+    }
+
+    /// The shards as they are durable.
+    #[must_use]
+    pub fn map(&self) -> ShardMap {
+        Arc::clone(&self.inner.map.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Totals.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.inner.clock.mono(), wall: self.inner.clock.wall() }
+    }
+
+    /// Decides about a batch that was opened and found good; answers on `acks`, now or when it is durable.
+    pub fn append(&self, frame: &Frame<'_>, batch: &Batch, epoch: u32, acks: &mpsc::UnboundedSender<Ack>) {
+        let now = self.now();
+        let header = &frame.header;
+        let bytes = header.total_len as usize;
+        if !self.inner.gate.is_open_for(bytes) {
+            self.answer_now(header, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, acks);
+            return;
+        }
+        let mut core = lock(&self.inner.core);
+        if core.closing {
+            drop(core);
+            self.answer_now(header, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, acks);
+            return;
+        }
+        let core_mut = &mut *core;
+        let before = core_mut.group.len();
+        let decision =
+            core_mut.sequencer.handle_batch(header, frame.payload, batch, epoch, now, &mut core_mut.group);
+        match decision {
+            Decision::Now(outcome) => {
+                drop(core);
+                self.answer_now(header, outcome, acks);
+            }
+            Decision::WhenDurable(outcome) => {
+                let added = core_mut.group.len() - before;
+                self.inner.gate.pending.fetch_add(added, Ordering::Relaxed);
+                core_mut.group.wait(Waiting::Ack(acks.clone(), Ack::to(header, outcome)));
+                self.kick(core);
+            }
+        }
+    }
+
+    fn answer_now(&self, header: &Header, outcome: Outcome, acks: &mpsc::UnboundedSender<Ack>) {
+        if matches!(outcome, Outcome::Throttled { .. }) {
+            self.inner.counters.throttled.fetch_add(1, Ordering::Relaxed);
+        }
+        // A connection that is gone needs no answer.
+        let _ = acks.send(Ack::to(header, outcome));
+    }
+
+    /// Starts a commit unless one is running: then it goes on with the next group by itself.
+    fn kick(&self, mut core: MutexGuard<'_, Core>) {
+        let Some(log) = core.log.take() else { return };
+        drop(core);
+        let stream = self.clone();
+        self.inner.runtime.spawn_blocking(move || stream.commit_all(log));
+    }
+
+    fn commit_all(&self, mut log: Box<dyn StreamLog>) {
+        let mut group = Group::default();
+        loop {
+            let Some(work) = self.next_work(&mut group, &*log) else {
+                self.rest(log);
+                return;
+            };
+            if let Err(error) = self.commit(&mut log, &mut group, &work) {
+                self.inner.gate.fail(error.to_string());
+                return;
+            }
+        }
+    }
+
+    /// Takes the group that has collected; `None` when there is nothing to do.
+    fn next_work(&self, group: &mut Group<Waiting>, log: &dyn StreamLog) -> Option<Work> {
+        let mut core = lock(&self.inner.core);
+        let now = self.now();
+        let must_sync = core.dirty_since.is_some_and(|since| match core.fsync {
+            Fsync::Always => true,
+            Fsync::IntervalMs(ms) => {
+                now.mono.since(since) >= Duration::from_millis(u64::from(ms)) || core.closing
+            }
+        });
+        if core.group.is_empty() && core.trim_below.is_none() && !core.roll && !must_sync {
+            return None;
+        }
+        std::mem::swap(&mut core.group, group);
+        let roll = std::mem::take(&mut core.roll) || log.needs_head(group.len());
+        // The state now is the state after this group, which will be the last of its segment.
+        let head = roll.then(|| core.sequencer.head_frame(now.wall, 0));
+        let state = core.sequencer.state();
+        let known = self.map().0;
+        let map = (state.map_version != known).then(|| Arc::new((state.map_version, state.shards.clone())));
+        let sync = must_sync
+            || core.fsync == Fsync::Always
+            || group.entries().iter().any(|e| e.header.kind != Kind::Data);
+        if sync {
+            core.dirty_since = None;
+        } else {
+            core.dirty_since.get_or_insert(now.mono);
+        }
+        Some(Work { head, map, sync, trim_below: core.trim_below.take() })
+    }
+
+    fn commit(
+        &self,
+        log: &mut Box<dyn StreamLog>,
+        group: &mut Group<Waiting>,
+        work: &Work,
+    ) -> Result<(), crate::log::LogError> {
+        group.finish(log.durable_end().0);
+        log.append(group.bytes(), group.entries())?;
+        if work.sync {
+            log.sync()?;
+        }
+        if let Some(map) = &work.map {
+            *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(map);
+        }
+        self.count(group);
+        self.inner.gate.pending.fetch_sub(group.len(), Ordering::Relaxed);
+        for waiting in group.take_waiting(GROUP_BYTES_KEPT) {
+            match waiting {
+                // Whoever is gone needs no answer.
+                Waiting::Ack(sink, ack) => drop(sink.send(ack)),
+                Waiting::Done(sender) => drop(sender.send(())),
+            }
+        }
+        self.inner.committed.send_modify(|commits| *commits += 1);
+        if let Some(head) = &work.head {
+            log.start_segment(head)?;
+        }
+        if let Some(below) = work.trim_below {
+            log.trim(below)?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, group: &Group<Waiting>) {
+        let counters = &self.inner.counters;
+        let (mut records, mut user_bytes) = (0, 0);
+        for entry in group.entries() {
+            records += u64::from(entry.header.record_count);
+            user_bytes += u64::from(entry.header.user_bytes);
+        }
+        counters.records.fetch_add(records, Ordering::Relaxed);
+        counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
+        counters.stored_bytes.fetch_add(group.len() as u64, Ordering::Relaxed);
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        for waiting in group.waiting() {
+            match waiting {
+                Waiting::Ack(_, Ack { outcome: Outcome::Duplicate, .. }) => {
+                    counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                }
+                Waiting::Ack(_, Ack { outcome: Outcome::Stored { refused, .. }, .. }) => {
+                    counters.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Nothing to do: puts the log back, unless something came in the meantime.
+    fn rest(&self, log: Box<dyn StreamLog>) {
+        let mut core = lock(&self.inner.core);
+        core.log = Some(log);
+        if let (Some(_), Fsync::IntervalMs(ms), false) = (core.dirty_since, core.fsync, core.closing) {
+            let stream = self.clone();
+            self.inner.runtime.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(u64::from(ms))).await;
+                stream.kick(lock(&stream.inner.core));
+            });
+        }
+        if !core.group.is_empty() || core.trim_below.is_some() || core.roll {
+            self.kick(core);
+        }
+    }
+
+    /// Does something to the sequencer that puts control frames into the group, and waits until it is durable.
+    ///
+    /// # Errors
+    /// As `change` says; and `None` when the store stopped before it was durable.
+    pub async fn change<E>(
+        &self,
+        change: impl FnOnce(&mut Sequencer, Now, &mut ControlGroup<'_>) -> Result<(), E>,
+    ) -> Result<Option<()>, E> {
+        let done = {
+            let mut core = lock(&self.inner.core);
+            if core.closing {
+                return Ok(None);
+            }
+            let core_mut = &mut *core;
+            let before = core_mut.group.len();
+            change(&mut core_mut.sequencer, self.now(), &mut ControlGroup(&mut core_mut.group))?;
+            self.inner.gate.pending.fetch_add(core_mut.group.len() - before, Ordering::Relaxed);
+            let (sender, receiver) = oneshot::channel();
+            core_mut.group.wait(Waiting::Done(sender));
+            self.kick(core);
+            receiver
+        };
+        Ok(done.await.ok())
+    }
+
+    /// Settings changed.
+    pub fn configure(&self, config: &StreamConfig) {
+        let mut core = lock(&self.inner.core);
+        core.sequencer.set_rules(rules(config));
+        core.fsync = config.fsync;
+    }
+
+    /// Removes segments below a position, and begins a new one where `roll` says so, at the next commit.
+    pub fn retain(&self, below: Option<Position>, roll: bool) {
+        let reader = &self.inner.reader;
+        let map = self.map();
+        let closed = map.1.iter().filter(|(_, shard)| shard.closed.is_some());
+        let gone = closed.filter(|(id, shard)| {
+            shard.next == shard.first || reader.first(**id).is_ok_and(|first| first >= shard.next)
+        });
+        let gone: Vec<ShardId> = gone.map(|(id, _)| *id).collect();
+        let mut core = lock(&self.inner.core);
+        core.trim_below = below.or(core.trim_below);
+        core.roll |= roll;
+        if core.sequencer.forget_expired(|id, _| gone.contains(&id)) {
+            let state = core.sequencer.state();
+            let map = Arc::new((state.map_version, state.shards.clone()));
+            *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = map;
+        }
+        if core.trim_below.is_some() || core.roll {
+            self.kick(core);
+        }
+    }
+
+    /// Takes nothing more, and comes back when everything that was taken is durable. The log is closed then.
+    pub async fn close(&self) {
+        lock(&self.inner.core).closing = true;
+        loop {
+            let mut committed = self.committed();
+            let done = {
+                let mut core = lock(&self.inner.core);
+                let idle = core.log.is_some() && core.group.is_empty() && core.dirty_since.is_none();
+                if idle {
+                    core.log = None;
+                } else {
+                    self.kick(core);
+                }
+                idle || self.inner.gate.failed.borrow().is_some()
+            };
+            if done {
+                return;
+            }
+            // A commit that only rests changes nothing, so look again now and then.
+            let _ = tokio::time::timeout(Duration::from_millis(5), committed.changed()).await;
+        }
+    }
+
+    /// Where a shard begins, also while its log has nothing of it yet.
+    fn begin(&self, shard: ShardId) -> SequenceNumber {
+        self.map().1.get(&shard).map(|shard| shard.first).unwrap_or_default()
+    }
+
+    /// After the last durable record of a shard.
+    #[must_use]
+    pub fn tail(&self, shard: ShardId) -> SequenceNumber {
+        self.inner.reader.tail(shard).max(self.begin(shard))
+    }
+
+    /// The oldest record of a shard that can be read.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn first(&self, shard: ShardId) -> Result<SequenceNumber, ReadError> {
+        Ok(self.inner.reader.first(shard)?.max(self.begin(shard)))
+    }
+
+    /// The first record of a shard that arrived at a time or later.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn at_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
+        Ok(self.inner.reader.at_time(shard, time)?.max(self.begin(shard)))
+    }
+}
+
+/// A group that only the sequencer may add to.
+#[expect(missing_debug_implementations, reason = "lives within one call")]
+pub struct ControlGroup<'a>(&'a mut Group<Waiting>);
+
+impl ControlGroup<'_> {
+    /// Splits a shard.
+    ///
+    /// # Errors
+    /// As [`Sequencer::split`].
+    pub fn split(
+        &mut self,
+        sequencer: &mut Sequencer,
+        shard: ShardId,
+        at: Option<protocol::hash::HashKey>,
+        now: Now,
+    ) -> Result<(), super::sequencer::ReshardError> {
+        sequencer.split(shard, at, now, self.0)
+    }
+
+    /// Merges two shards.
+    ///
+    /// # Errors
+    /// As [`Sequencer::merge`].
+    pub fn merge(
+        &mut self,
+        sequencer: &mut Sequencer,
+        a: ShardId,
+        b: ShardId,
+        now: Now,
+    ) -> Result<(), super::sequencer::ReshardError> {
+        sequencer.merge(a, b, now, self.0)
+    }
+}
+
+struct Work {
+    head: Option<Vec<u8>>,
+    map: Option<ShardMap>,
+    sync: bool,
+    trim_below: Option<Position>,
+}
+
+/// Rebuilds a stream's state from its log, and keeps what did not fit.
+#[derive(Debug, Default)]
+pub struct StateReplay {
+    /// The state, once a head was seen.
+    pub state: Option<StreamState>,
+    /// What is wrong with the log, for people.
+    pub problems: Vec<String>,
+}
+
+impl Replay for StateReplay {
+    fn control(&mut self, header: &Header, payload: &[u8]) {
+        let result = match (header.kind, &mut self.state) {
+            (Kind::StreamState, state) => StreamState::decode(payload).map(|new| *state = Some(new)),
+            (Kind::Reshard, Some(state)) => state.apply_reshard(payload),
+            _ => return,
+        };
+        if let Err(error) = result {
+            self.problems.push(error.to_string());
+        }
+    }
+
+    fn data(&mut self, header: &Header) {
+        if let Some(state) = &mut self.state
+            && let Err(error) = state.apply_data(header)
+        {
+            self.problems.push(error.to_string());
+        }
+    }
+
+    fn damage(&mut self, damage: &disk::Damage) {
+        self.problems.push(format!("{damage:?}"));
+    }
+}
+
+/// The shards in a head's payload, for the engine's index.
+#[must_use]
+pub fn head_shards(payload: &[u8]) -> Vec<(ShardId, SequenceNumber)> {
+    let state = StreamState::decode(payload).unwrap_or_default();
+    state.shards.iter().map(|(id, shard)| (*id, shard.next)).collect()
+}

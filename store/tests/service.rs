@@ -1,0 +1,330 @@
+//! What the store promises through its own nouns, on a real disk: kept, in order, once, and readable.
+
+use protocol::batch::{Batch, BatchBuilder};
+use protocol::compress::{Codec, Compressor};
+use protocol::frame::{Frame, Header};
+use protocol::name::StreamName;
+use protocol::native::call::{Call, Producer, Reply, StartingPosition, StreamConfig, StreamInfo};
+use protocol::native::message::{Ack, Outcome, RefuseCode};
+use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::time::UnixMs;
+use store::clock::Clock;
+use store::principal::{Principal, Role};
+use store::service::{Service, Session, Settings};
+use tokio::sync::mpsc;
+
+const PRODUCER: Producer = Producer { id: 77, epoch: 1 };
+
+struct Rig {
+    service: Service,
+    session: Session,
+    acks: (mpsc::UnboundedSender<Ack>, mpsc::UnboundedReceiver<Ack>),
+    name: StreamName,
+}
+
+fn admin() -> Principal {
+    Principal { name: "root".to_owned(), role: Role::Admin }
+}
+
+impl Rig {
+    fn open(dir: &std::path::Path) -> Rig {
+        let settings =
+            Settings { segment_bytes_max: 4096, free_bytes_min: 0, ..Settings::new(dir.to_owned()) };
+        let service = Service::open(settings, Clock::start()).unwrap();
+        let session = service.begin_session(&admin(), Some(PRODUCER)).unwrap();
+        Rig { service, session, acks: mpsc::unbounded_channel(), name: StreamName::new("logs").unwrap() }
+    }
+
+    async fn create(&self, shards: u32, config: StreamConfig) -> StreamInfo {
+        match self
+            .service
+            .call(&admin(), Call::CreateStream { name: self.name.clone(), shards, config })
+            .await
+        {
+            Reply::Stream(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn frame(&self, producer_sequence: u64, records: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = BatchBuilder::new();
+        for (key, data) in records {
+            let key = builder.key(key, None).unwrap();
+            builder.push(key, UnixMs(5), data.as_bytes());
+        }
+        let header = Header {
+            stream: self.name.key(),
+            producer_id: PRODUCER.id,
+            producer_sequence,
+            ..Header::default()
+        };
+        let mut out = Vec::new();
+        builder.seal(header, &mut Compressor::new(Codec::Lz4), &mut out);
+        out
+    }
+
+    async fn append(&mut self, producer_sequence: u64, records: &[(&str, &str)]) -> Outcome {
+        let frame = self.frame(producer_sequence, records);
+        self.service.append(&self.session, &frame, &self.acks.0).unwrap();
+        self.acks.1.recv().await.unwrap().outcome
+    }
+
+    async fn read_all(&self, shard: u32) -> Vec<String> {
+        let mut from = StartingPosition::TrimHorizon;
+        let mut all = Vec::new();
+        loop {
+            let read = self.service.read(&admin(), &self.name, ShardId(shard), from, 300, 0).await.unwrap();
+            let mut rest = read.frames.as_slice();
+            while !rest.is_empty() {
+                let (frame, after) = Frame::parse_first(rest).unwrap();
+                let mut batch = Batch::new();
+                batch.open(&frame.header, frame.payload).unwrap();
+                for record in batch.records() {
+                    all.push(String::from_utf8(record.data.to_vec()).unwrap());
+                }
+                rest = after;
+            }
+            if read.next >= read.tail {
+                return all;
+            }
+            from = StartingPosition::At(read.next);
+        }
+    }
+}
+
+fn unlimited() -> StreamConfig {
+    StreamConfig { shard_rate: None, ..StreamConfig::default() }
+}
+
+fn stored(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Stored { parts, .. } => parts.iter().map(|part| part.record_count as usize).sum(),
+        other => panic!("not stored: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_records_are_there_after_reopening_and_over_many_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    let mut want = Vec::new();
+    for i in 1..=300u64 {
+        let text = format!("record {i}");
+        assert_eq!(stored(&rig.append(i, &[("k", &text)]).await), 1);
+        want.push(text);
+        if i % 100 == 0 {
+            rig.service.close().await;
+            drop(rig);
+            rig = Rig::open(dir.path());
+            assert_eq!(rig.service.problems(), Vec::<String>::new());
+            assert_eq!(rig.read_all(0).await, want);
+        }
+    }
+    assert!(dir.path().join("streams/000000").read_dir().unwrap().count() > 4, "several segments");
+}
+
+#[tokio::test]
+async fn a_batch_sent_again_is_recognised_even_after_a_restart_and_a_later_one_has_to_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(2, unlimited()).await;
+    assert_eq!(stored(&rig.append(1, &[("a", "1"), ("b", "2"), ("c", "3")]).await), 3);
+    assert_eq!(rig.append(1, &[("a", "1"), ("b", "2"), ("c", "3")]).await, Outcome::Duplicate);
+    assert_eq!(rig.append(3, &[("a", "x")]).await, Outcome::OutOfSequence { expected: 2 });
+    rig.service.close().await;
+    drop(rig);
+    let mut rig = Rig::open(dir.path());
+    assert_eq!(rig.append(1, &[("a", "1")]).await, Outcome::Duplicate);
+    assert_eq!(stored(&rig.append(2, &[("a", "4")]).await), 1);
+    let mut all = rig.read_all(0).await;
+    all.extend(rig.read_all(1).await);
+    all.sort();
+    assert_eq!(all, ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_split_closes_the_parent_and_its_children_go_on_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    let keys: Vec<String> = (0..40).map(|i| format!("key-{i}")).collect();
+    let records: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), key.as_str())).collect();
+    rig.append(1, &records).await;
+    let split = Call::SplitShard { name: rig.name.clone(), shard: ShardId(0), at: None };
+    let Reply::Stream(info) = rig.service.call(&admin(), split).await else { panic!("no split") };
+    assert_eq!(info.shards.len(), 3);
+    assert_eq!(stored(&rig.append(2, &records).await), 40);
+    let read =
+        rig.service.read(&admin(), &rig.name, ShardId(0), StartingPosition::Latest, 1000, 0).await.unwrap();
+    assert!(read.at_end);
+    assert_eq!(rig.read_all(1).await.len() + rig.read_all(2).await.len(), 40);
+    assert!(info.shards.iter().skip(1).all(|s| s.tail == SequenceNumber(40) && s.parents == [ShardId(0)]));
+    let merge = Call::MergeShards { name: rig.name.clone(), shard: ShardId(2), adjacent: ShardId(1) };
+    let Reply::Stream(info) = rig.service.call(&admin(), merge).await else { panic!("no merge") };
+    assert_eq!(info.shards.iter().filter(|s| !s.closed).count(), 1);
+    assert_eq!(stored(&rig.append(3, &records).await), 40);
+    rig.service.close().await;
+    drop(rig);
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.read_all(3).await.len(), 40);
+    assert_eq!(rig.read_all(0).await.len(), 40);
+}
+
+#[tokio::test]
+async fn a_shard_over_its_rate_says_when_to_come_back_and_then_takes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let rate = protocol::bucket::ShardRate { bytes_per_second: 1000, records_per_second: 1000 };
+    rig.create(1, StreamConfig { shard_rate: Some(rate), ..unlimited() }).await;
+    let text = "x".repeat(900);
+    assert_eq!(stored(&rig.append(1, &[("k", &text)]).await), 1);
+    let Outcome::Throttled { retry_after_ms, .. } = rig.append(2, &[("k", &text)]).await else {
+        panic!("not throttled");
+    };
+    assert!((500..=900).contains(&retry_after_ms), "{retry_after_ms}");
+    tokio::time::sleep(std::time::Duration::from_millis(u64::from(retry_after_ms))).await;
+    assert_eq!(stored(&rig.append(2, &[("k", &text)]).await), 1);
+}
+
+#[tokio::test]
+async fn a_record_over_the_size_is_refused_and_the_rest_of_its_batch_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, StreamConfig { record_bytes_max: 10, ..unlimited() }).await;
+    let outcome = rig.append(1, &[("k", "short"), ("k", "much too long a record"), ("k", "fine")]).await;
+    let Outcome::Stored { refused, .. } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(refused, &[(1, RefuseCode::RecordTooLarge)]);
+    assert_eq!(
+        rig.append(2, &[("k", "again much too long")]).await,
+        Outcome::Refused(RefuseCode::RecordTooLarge)
+    );
+    assert_eq!(stored(&rig.append(3, &[("k", "ok")]).await), 1);
+    rig.service.close().await;
+    drop(rig);
+    let mut rig = Rig::open(dir.path());
+    assert_eq!(rig.append(2, &[("k", "again much too long")]).await, Outcome::Duplicate);
+    assert_eq!(rig.read_all(0).await, ["short", "fine", "ok"]);
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_sees_a_record_as_soon_as_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    let (service, name) = (rig.service.clone(), rig.name.clone());
+    let reader = tokio::spawn(async move {
+        service.read(&admin(), &name, ShardId(0), StartingPosition::Latest, 1000, 20_000).await
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    rig.append(1, &[("k", "now")]).await;
+    let read = reader.await.unwrap().unwrap();
+    assert_eq!((read.next, read.at_end), (SequenceNumber(1), false));
+}
+
+#[tokio::test]
+async fn an_older_epoch_of_a_producer_is_turned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    rig.append(1, &[("k", "1")]).await;
+    rig.service.begin_session(&admin(), Some(Producer { epoch: 2, ..PRODUCER })).unwrap();
+    assert_eq!(rig.append(2, &[("k", "2")]).await, Outcome::Refused(RefuseCode::Denied));
+    assert!(rig.service.begin_session(&admin(), Some(PRODUCER)).is_err());
+}
+
+#[tokio::test]
+async fn reading_by_time_starts_at_the_first_record_that_arrived_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    let mut middle = UnixMs(0);
+    for i in 1..=60u64 {
+        if i == 31 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            middle = Clock::start().wall();
+        }
+        rig.append(i, &[("k", &format!("{} {i}", "x".repeat(200)))]).await;
+    }
+    let from = StartingPosition::AtTime(middle);
+    let read = rig.service.read(&admin(), &rig.name, ShardId(0), from, 1, 0).await.unwrap();
+    assert_eq!(Header::parse(&read.frames).unwrap().first_sequence, SequenceNumber(30));
+    let late = StartingPosition::AtTime(UnixMs(u64::MAX));
+    let read = rig.service.read(&admin(), &rig.name, ShardId(0), late, 1, 0).await.unwrap();
+    assert_eq!((read.next, read.frames.len()), (SequenceNumber(60), 0));
+}
+
+#[tokio::test]
+async fn retention_removes_whole_segments_and_reading_goes_on_at_the_trim_horizon() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, StreamConfig { retention_bytes: Some(10_000), ..unlimited() }).await;
+    for i in 1..=200u64 {
+        rig.append(i, &[("k", &format!("{i} {}", "y".repeat(300)))]).await;
+    }
+    rig.service.upkeep_round();
+    rig.append(201, &[("k", "last")]).await;
+    let all = rig.read_all(0).await;
+    assert!(all.len() < 150, "{} records", all.len());
+    assert_eq!(all.last().map(String::as_str), Some("last"));
+    let Reply::Stream(info) =
+        rig.service.call(&admin(), Call::DescribeStream { name: rig.name.clone() }).await
+    else {
+        panic!("no description");
+    };
+    assert!(info.stored_bytes < 20_000, "{}", info.stored_bytes);
+    assert_eq!(info.shards[0].first, SequenceNumber(201 - all.len() as u64));
+}
+
+#[tokio::test]
+async fn a_deleted_stream_is_gone_with_its_files_and_its_name_is_free_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    rig.append(1, &[("k", "1")]).await;
+    assert_eq!(
+        rig.service.call(&admin(), Call::DeleteStream { name: rig.name.clone() }).await,
+        Reply::Done {}
+    );
+    assert!(!dir.path().join("streams/000000").exists());
+    rig.create(1, unlimited()).await;
+    assert_eq!(rig.read_all(0).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_token_works_as_often_as_it_says_and_not_after_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    rig.service.put_token("truck-1", [1; 32], UnixMs(u64::MAX), 2).await.unwrap();
+    rig.service.put_token("truck-2", [2; 32], UnixMs(1), 2).await.unwrap();
+    assert_eq!(rig.service.redeem_token([1; 32]).await.as_deref(), Ok("truck-1"));
+    rig.service.close().await;
+    drop(rig);
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.service.redeem_token([1; 32]).await.as_deref(), Ok("truck-1"));
+    assert!(rig.service.redeem_token([1; 32]).await.is_err());
+    assert!(rig.service.redeem_token([2; 32]).await.is_err());
+    assert!(rig.service.redeem_token([3; 32]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_data_folder_opens_once_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let _rig = Rig::open(dir.path());
+    let error = Service::open(Settings::new(dir.path().to_owned()), Clock::start()).unwrap_err();
+    assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn only_an_administrator_reads_and_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    let agent = Principal { name: "truck-1".to_owned(), role: Role::Agent };
+    let opened = rig.service.open_streams(&agent, &[rig.name.clone()]).await;
+    assert_eq!(opened.len(), 1, "an agent's stream is made for it");
+    assert!(matches!(rig.service.call(&agent, Call::ListStreams {}).await, Reply::Error(_)));
+    let read = rig.service.read(&agent, &rig.name, ShardId(0), StartingPosition::Latest, 1, 0).await;
+    assert!(read.is_err());
+    let nobody = Principal::anonymous();
+    assert!(rig.service.open_streams(&nobody, &[StreamName::new("x").unwrap()]).await.is_empty());
+}

@@ -1,0 +1,6 @@
+//! Real sockets, real files, real processes: what the suites and the demo run against.
+//!
+//! Nothing here knows the product's insides; it stands where a user's broker, files and shell stand.
+
+pub mod broker;
+pub mod corpus;
