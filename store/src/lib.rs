@@ -7,8 +7,10 @@
 pub mod api;
 pub mod auth;
 pub mod catalog;
+pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod config;
 pub mod log;
 pub mod principal;
 pub mod retain;
