@@ -158,7 +158,8 @@ impl Listener {
             self.shared.counters.refused(Reason::TooMany, peer, &"too many connections");
             return;
         };
-        let guard = Guard { shared: self.shared.clone(), _alive: self.alive.clone(), _all: all, _address: address };
+        let guard =
+            Guard { shared: self.shared.clone(), _alive: self.alive.clone(), _all: all, _address: address };
         guard.shared.counters.opened();
         let stopped = self.stopped.clone();
         tokio::spawn(async move {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use protocol::time::UnixMs;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, string::Ia5String,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    string::Ia5String,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -101,8 +102,8 @@ impl Authority {
             None => make_ca(&paths, &key, clock)?,
         };
         let broken = |why: String| AuthError(format!("{}: {why}", paths.ca.display()));
-        let certificate =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| broken(format!("no certificate: {e}")))?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| broken(format!("no certificate: {e}")))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
             .map_err(|e| broken(format!("no certificate: {e}")))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {

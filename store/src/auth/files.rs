@@ -40,7 +40,10 @@ pub fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     replace_unnamed(path, bytes, access).map_err(|e| named("can't write", path, &e))
 }
 
-#[expect(clippy::disallowed_methods, reason = "synced before and after; `disk` can't make a file that is closed to others")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "synced before and after; `disk` can't make a file that is closed to others"
+)]
 fn replace_unnamed(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(".tmp");

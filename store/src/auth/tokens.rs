@@ -36,7 +36,8 @@ impl Token {
     /// # Errors
     /// When it is none. The message does not repeat it: it may be a secret of something else.
     pub fn parse(text: &str) -> Result<Token, AuthError> {
-        let none = || AuthError("that is no enrolment token; `kinesin agent enroll NAME` prints one".to_owned());
+        let none =
+            || AuthError("that is no enrolment token; `kinesin agent enroll NAME` prints one".to_owned());
         let mut parts = text.trim().split('.');
         let (version, secret, ca) = (parts.next(), parts.next(), parts.next());
         let (Some(VERSION), Some(secret), Some(ca), None) = (version, secret, ca, parts.next()) else {
@@ -103,7 +104,9 @@ mod tests {
     #[test]
     fn what_is_no_token_is_refused() {
         let good = Token::new("0123456789abcdef").unwrap().text();
-        for bad in ["", "kt1", "kt1..", &good[..good.len() - 1], &good.replace("kt1", "kt2"), &format!("{good}.x")] {
+        for bad in
+            ["", "kt1", "kt1..", &good[..good.len() - 1], &good.replace("kt1", "kt2"), &format!("{good}.x")]
+        {
             assert!(Token::parse(bad).is_err(), "{bad}");
         }
     }

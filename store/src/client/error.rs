@@ -63,10 +63,12 @@ impl ClientError {
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                     "the store at {url} is not the one that {ca} belongs to: use the ca.pem of that store's data folder"
                 ),
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                    "the store's certificate is not for {:?}: start the store with `--san {}`, or use a name that it has",
-                    target.url.host, target.url.host
-                ),
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    format!(
+                        "the store's certificate is not for {:?}: start the store with `--san {}`, or use a name that it has",
+                        target.url.host, target.url.host
+                    )
+                }
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => format!(
                     "the certificate of the store at {url} has expired: restart the store, or correct this machine's clock"
                 ),

@@ -61,7 +61,8 @@ impl Link {
         let tcp = tcp.map_err(|e| ClientError::unreachable(target, &e))?;
         let _ = tcp.set_nodelay(true);
         let socket = BufReader::with_capacity(SOCKET_BUFFER_BYTES, tcp);
-        let stream = timeout(CONNECT_TIMEOUT, tls.connect(name, socket)).await.unwrap_or_else(|_| Err(late()));
+        let stream =
+            timeout(CONNECT_TIMEOUT, tls.connect(name, socket)).await.unwrap_or_else(|_| Err(late()));
         let stream = stream.map_err(|e| ClientError::handshake(target, &e))?;
         let nobody = Welcome {
             server: String::new(),

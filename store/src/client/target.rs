@@ -111,8 +111,7 @@ impl Target {
                 let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|e| bad(&e))?;
-                let key =
-                    PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| bad(&e))?;
+                let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| bad(&e))?;
                 builder.with_client_auth_cert(chain, key).map_err(|e| bad(&e))?
             }
         };

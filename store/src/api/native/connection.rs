@@ -60,7 +60,9 @@ impl Unanswered {
     }
 
     fn is_answered_by(&self, ack: &Ack) -> bool {
-        self.producer_sequence == ack.producer_sequence && self.lane == ack.lane && self.stream == ack.stream.0
+        self.producer_sequence == ack.producer_sequence
+            && self.lane == ack.lane
+            && self.stream == ack.stream.0
     }
 }
 
@@ -158,7 +160,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
     fn poll_control(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(control)) = self.control.poll_recv(cx) {
             match control {
-                Control::Changed(info) => self.wire.outbox.put(|out| put_json(Type::StreamChanged, &*info, out)),
+                Control::Changed(info) => {
+                    self.wire.outbox.put(|out| put_json(Type::StreamChanged, &*info, out))
+                }
                 Control::Stop => self.stopping = Some(self.shared.clock.mono()),
             }
         }
@@ -286,7 +290,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
             }
             Type::Pong => Ok(()),
             Type::Goodbye => Err(End::Gone),
-            kind => Err(End::refused(Reason::Malformed, format!("{kind:?} is not for clients to send, or not now"))),
+            kind => Err(End::refused(
+                Reason::Malformed,
+                format!("{kind:?} is not for clients to send, or not now"),
+            )),
         }
     }
 
@@ -334,7 +341,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
         }
         let busy = waits || !self.unanswered.is_empty() || !self.calls.is_empty();
         if !busy && now.since(self.heard) > limits.idle {
-            return Err(End::refused(Reason::Idle, "nothing was heard for too long; send a ping now and then"));
+            return Err(End::refused(
+                Reason::Idle,
+                "nothing was heard for too long; send a ping now and then",
+            ));
         }
         // Time for an enrolment, not for a stay.
         if self.session.principal.role == Role::Anonymous && now.since(self.began) > limits.idle {

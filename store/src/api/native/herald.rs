@@ -104,7 +104,8 @@ impl Herald {
         // Not every principal may describe streams, but all may hear of those that they named.
         let eyes = Principal { role: Role::Admin, ..self.principal.clone() };
         for name in self.named.all() {
-            if let Reply::Stream(info) = self.shared.service.call(&eyes, Call::DescribeStream { name }).await {
+            if let Reply::Stream(info) = self.shared.service.call(&eyes, Call::DescribeStream { name }).await
+            {
                 let _ = self.to.send(Control::Changed(Box::new(info))).await;
             }
         }

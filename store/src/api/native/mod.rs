@@ -132,7 +132,10 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     let principal = principal.map_err(|e| End::refused(Reason::NoPrincipal, e))?;
     let message = wire.first_message().await?;
     if message.kind != Type::Hello {
-        return Err(End::refused(Reason::NoHello, format!("the first message is {:?}, not a hello", message.kind)));
+        return Err(End::refused(
+            Reason::NoHello,
+            format!("the first message is {:?}, not a hello", message.kind),
+        ));
     }
     let hello: Hello = read_json(&message)?;
     let anonymous = principal.role == Role::Anonymous;
