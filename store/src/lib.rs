@@ -4,6 +4,7 @@
 //! Requests flow down and never up: `api` (wire formats) → `service` (our nouns) → `shard` (order, throttles,
 //! acks) → `log` (engine) → `disk`. Nothing below `api` knows a wire format; nothing in here names `agent`.
 
+pub mod api;
 pub mod catalog;
 pub mod clock;
 pub mod log;

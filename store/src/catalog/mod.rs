@@ -9,7 +9,7 @@ use std::sync::Arc;
 use disk::{DirName, Disk, Scanned, SegmentLog, Settings};
 use protocol::frame::{Frame, Header, Kind, put_control};
 use protocol::name::StreamName;
-use protocol::native::call::StreamConfig;
+use protocol::stream::StreamConfig;
 use protocol::time::UnixMs;
 use serde::{Deserialize, Serialize};
 

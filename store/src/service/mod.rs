@@ -14,8 +14,8 @@ use disk::{DirLock, DirName, Disk, RealDisk};
 use protocol::batch::Batch;
 use protocol::frame::Frame;
 use protocol::name::{StreamKey, StreamName};
-use protocol::native::call::{CallError, CallErrorCode, Producer, StreamInfo};
-use protocol::native::message::{Ack, Outcome, RefuseCode};
+use protocol::outcome::{Ack, Outcome, RefuseCode};
+use protocol::stream::{CallError, CallErrorCode, Producer, StreamInfo};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::catalog::Catalog;
@@ -257,7 +257,10 @@ impl Service {
             let opened = batch.open(header, frame.payload).map_err(|e| bad(e.to_string()));
             let checked = opened.and_then(|()| match header.record_count {
                 0 => Err(bad("batch without records".to_owned())),
-                _ => Ok(stream.append(&frame, batch, epoch, acks)),
+                _ => {
+                    stream.append(&frame, batch, epoch, acks);
+                    Ok(())
+                }
             });
             if header.raw_len > BATCH_BYTES_KEPT {
                 *batch = Batch::new();
