@@ -38,9 +38,7 @@ impl Rig {
     }
 
     async fn create(&self, shards: u32, config: StreamConfig) -> StreamInfo {
-        match self
-            .service
-            .call(&admin(), Call::CreateStream { name: self.name.clone(), shards, config })
+        match answer(&self.service, &admin(), Call::CreateStream { name: self.name.clone(), shards, config })
             .await
         {
             Reply::Stream(info) => info,
