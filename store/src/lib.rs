@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod catalog;
+pub mod check;
 pub mod clock;
 pub mod log;
 pub mod principal;

@@ -177,21 +177,23 @@ impl Service {
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
-        service.open_all().map_err(|e| open_error(&folder, &e))?;
+        service.open_all();
         service.start_upkeep();
         Ok(service)
     }
 
-    fn open_all(&self) -> Result<(), OpenError> {
+    fn open_all(&self) {
         let entries: Vec<_> = {
             let catalog = locked(&self.inner.catalog);
             catalog.state().streams.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
         };
         for (name, entry) in entries {
-            let stream = self.open_stream_log(&name, &entry, None)?;
-            self.put_open(name, stream);
+            match self.open_stream_log(&name, &entry, None) {
+                Ok(stream) => self.put_open(name, stream),
+                // One stream that can't be read is no reason to keep the others away.
+                Err(error) => locked(&self.inner.problems).push(error.to_string()),
+            }
         }
-        Ok(())
     }
 
     fn put_open(&self, name: StreamName, stream: Stream) {
