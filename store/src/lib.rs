@@ -5,8 +5,10 @@
 //! acks) → `log` (engine) → `disk`. Nothing below `api` knows a wire format; nothing in here names `agent`.
 
 pub mod api;
+pub mod auth;
 pub mod catalog;
 pub mod check;
+pub mod client;
 pub mod clock;
 pub mod log;
 pub mod principal;

@@ -1,0 +1,289 @@
+//! The one port: takes connections, keeps them within bounds before anybody is known, speaks TLS, and passes
+//! each on to the API that it asked for (ALPN). Never: what is said inside a connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::counters::{Counters, Reason};
+use super::{Budget, Limits, Shared, native};
+use crate::auth::tls::{self, HandshakeFailure};
+use crate::auth::{Auth, AuthError};
+use crate::clock::Clock;
+use crate::principal::Principal;
+use crate::service::Service;
+
+/// TLS reads from the socket in small steps; this buffer makes them few.
+const SOCKET_BUFFER_BYTES: usize = 32 * 1024;
+/// How long to wait after the operating system had no connection to give (too many files).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether certificates are due.
+const RENEW_CHECK: Duration = Duration::from_secs(3600);
+/// How long a refused connection may take to hear why.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A connection as APIs see it.
+pub(crate) type Stream = TlsStream<BufReader<TcpStream>>;
+
+/// A running edge.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    done: mpsc::Receiver<()>,
+}
+
+impl Server {
+    /// Begins to take connections.
+    ///
+    /// # Errors
+    /// When the socket can't be used.
+    pub fn start(
+        listener: std::net::TcpListener,
+        service: Service,
+        auth: Arc<Auth>,
+        limits: Limits,
+        clock: Clock,
+        tell: bool,
+    ) -> io::Result<Server> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        let pending = Budget::new(limits.pending_bytes_max);
+        let counters = Counters::new(clock, tell);
+        let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock });
+        let (stop, stopped) = watch::channel(false);
+        let (alive, done) = mpsc::channel(1);
+        tokio::spawn(renew_certificates(shared.clone(), stopped.clone()));
+        tokio::spawn(Listener::new(listener, shared.clone(), stopped, alive).run());
+        Ok(Server { address, shared, stop, done })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What happened at the edge.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Bytes of batches that are being received or are not answered.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.shared.pending.used()
+    }
+
+    /// Takes no more connections, lets what is under way finish within the farewell time, says goodbye.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        // Every connection holds a sender; the channel ends with the last of them.
+        let _ = timeout(self.shared.limits.farewell * 2, self.done.recv()).await;
+    }
+}
+
+async fn renew_certificates(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let life_ms = u64::try_from(Auth::renew_every().as_millis()).unwrap_or(u64::MAX);
+    let mut made = shared.clock.wall();
+    while timeout(RENEW_CHECK, stopped.changed()).await.is_err() {
+        if shared.clock.wall().millis_since(made) < life_ms {
+            continue;
+        }
+        match shared.auth.renew() {
+            Ok(()) => made = shared.clock.wall(),
+            Err(error) => shared.counters.line(&format_args!("certificates not renewed: {error}")),
+        }
+    }
+}
+
+struct Listener {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    stopped: watch::Receiver<bool>,
+    alive: mpsc::Sender<()>,
+    all: Arc<Semaphore>,
+    half_open: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
+}
+
+impl Listener {
+    fn new(
+        listener: TcpListener,
+        shared: Arc<Shared>,
+        stopped: watch::Receiver<bool>,
+        alive: mpsc::Sender<()>,
+    ) -> Listener {
+        let all = Arc::new(Semaphore::new(shared.limits.connections_max));
+        let half_open = Arc::new(Semaphore::new(shared.limits.half_open_max));
+        let addresses = Arc::new(Addresses::default());
+        Listener { listener, shared, stopped, alive, all, half_open, addresses }
+    }
+
+    async fn run(mut self) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = self.stopped.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.admit(tcp, peer),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.shared.counters.line(&format_args!("can't take a connection: {error}"));
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, tcp: TcpStream, peer: SocketAddr) {
+        let limits = &self.shared.limits;
+        let all = self.all.clone().try_acquire_owned();
+        let half_open = self.half_open.clone().try_acquire_owned();
+        let address = self.addresses.clone().enter(peer.ip(), limits.per_address_max);
+        let (Ok(all), Ok(half_open), Some(address)) = (all, half_open, address) else {
+            self.shared.counters.refused(Reason::TooMany, peer, &"too many connections");
+            return;
+        };
+        let guard =
+            Guard { shared: self.shared.clone(), _alive: self.alive.clone(), _all: all, _address: address };
+        guard.shared.counters.opened();
+        let stopped = self.stopped.clone();
+        tokio::spawn(async move {
+            let shared = guard.shared.clone();
+            let _ = tcp.set_nodelay(true);
+            if let Some((stream, principal)) = handshake(&shared, tcp, peer).await {
+                dispatch(shared, stream, peer, principal, half_open, stopped).await;
+            }
+            drop(guard);
+        });
+    }
+}
+
+/// Holds a connection's place in all counts.
+struct Guard {
+    shared: Arc<Shared>,
+    _alive: mpsc::Sender<()>,
+    _all: OwnedSemaphorePermit,
+    _address: AddressGuard,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.counters.ended();
+    }
+}
+
+async fn handshake(
+    shared: &Shared,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> Option<(Stream, Result<Principal, AuthError>)> {
+    let acceptor = TlsAcceptor::from(shared.auth.server_config());
+    let accept = acceptor.accept(BufReader::with_capacity(SOCKET_BUFFER_BYTES, tcp)).into_fallible();
+    match timeout(shared.limits.handshake, accept).await {
+        Err(_) => {
+            shared.counters.refused(Reason::SlowHandshake, peer, &"the TLS handshake took too long");
+            None
+        }
+        Ok(Err((error, socket))) => {
+            let failure = HandshakeFailure::of(&error);
+            shared.counters.refused(
+                Reason::Handshake(failure),
+                peer,
+                &format_args!("{} ({error})", failure.text()),
+            );
+            linger(socket).await;
+            None
+        }
+        Ok(Ok(stream)) => {
+            let principal = tls::principal_of(stream.get_ref().1.peer_certificates());
+            Some((stream, principal))
+        }
+    }
+}
+
+/// Lets the other side read the alert: closing a socket with unread bytes would destroy it.
+pub(crate) async fn linger<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut socket: S) {
+    let _ = timeout(LINGER, async {
+        socket.shutdown().await?;
+        let mut sink = [0; 4096];
+        let mut left = 64;
+        while left > 0 && socket.read(&mut sink).await? > 0 {
+            left -= 1;
+        }
+        io::Result::Ok(())
+    })
+    .await;
+}
+
+/// One line for each API.
+async fn dispatch(
+    shared: Arc<Shared>,
+    stream: Stream,
+    peer: SocketAddr,
+    principal: Result<Principal, AuthError>,
+    half_open: OwnedSemaphorePermit,
+    stopped: watch::Receiver<bool>,
+) {
+    let wanted = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    match wanted.as_deref() {
+        Some(name) if name == protocol::native::ALPN => {
+            native::serve(shared, stream, peer, principal, half_open, stopped).await;
+        }
+        _ => {
+            let reason = Reason::Handshake(HandshakeFailure::NoCommonProtocol);
+            shared.counters.refused(reason, peer, &"the client asked for no protocol (ALPN)");
+            linger(stream).await;
+        }
+    }
+}
+
+/// Connections by address.
+#[derive(Debug, Default)]
+struct Addresses {
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+struct AddressGuard {
+    addresses: Arc<Addresses>,
+    ip: IpAddr,
+}
+
+impl Addresses {
+    fn enter(self: Arc<Self>, ip: IpAddr, max: usize) -> Option<AddressGuard> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(ip).or_insert(0);
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        drop(open);
+        Some(AddressGuard { addresses: self, ip })
+    }
+}
+
+impl Drop for AddressGuard {
+    fn drop(&mut self) {
+        let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.ip);
+            }
+        }
+    }
+}

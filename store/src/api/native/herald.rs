@@ -1,0 +1,115 @@
+//! What a connection hears without asking: that a stream it named has changed, that the store ends. Never: the
+//! connection's own bytes.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use protocol::name::StreamName;
+use protocol::native::call::StreamInfo;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::api::Shared;
+use crate::principal::{Principal, Role};
+
+/// How much news waits for a connection that is busy.
+const NEWS_MAX: usize = 16;
+/// A connection names at most this many streams; it hears nothing of more.
+const NAMED_MAX: usize = 100_000;
+
+/// The streams that a connection has named.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Named(Arc<Mutex<HashSet<StreamName>>>);
+
+impl Named {
+    pub(crate) fn add(&self, names: impl IntoIterator<Item = StreamName>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            if known.len() < NAMED_MAX {
+                known.insert(name);
+            }
+        }
+    }
+
+    fn has(&self, name: &StreamName) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    fn all(&self) -> Vec<StreamName> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+/// News for a connection.
+#[derive(Debug)]
+pub(crate) enum Control {
+    Changed(Box<StreamInfo>),
+    Stop,
+}
+
+/// Starts to listen for a connection; ends when the connection drops the receiver.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    changes: broadcast::Receiver<StreamInfo>,
+    principal: &Principal,
+    named: &Named,
+    stopped: watch::Receiver<bool>,
+) -> mpsc::Receiver<Control> {
+    let (to, control) = mpsc::channel(NEWS_MAX);
+    let herald = Herald { shared: shared.clone(), principal: principal.clone(), named: named.clone(), to };
+    tokio::spawn(herald.run(changes, stopped));
+    control
+}
+
+struct Herald {
+    shared: Arc<Shared>,
+    principal: Principal,
+    named: Named,
+    to: mpsc::Sender<Control>,
+}
+
+impl Herald {
+    async fn run(self, mut changes: broadcast::Receiver<StreamInfo>, mut stopped: watch::Receiver<bool>) {
+        let closed = self.to.clone();
+        let mut hears = self.principal.role != Role::Anonymous;
+        loop {
+            tokio::select! {
+                change = changes.recv(), if hears => hears = self.on_change(change).await,
+                () = stop_of(&mut stopped) => {
+                    let _ = self.to.send(Control::Stop).await;
+                    return;
+                }
+                () = closed.closed() => return,
+            }
+        }
+    }
+
+    async fn on_change(&self, change: Result<StreamInfo, broadcast::error::RecvError>) -> bool {
+        match change {
+            Ok(info) => {
+                if self.named.has(&info.name) {
+                    let _ = self.to.send(Control::Changed(Box::new(info))).await;
+                }
+                true
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.tell_all().await;
+                true
+            }
+            Err(broadcast::error::RecvError::Closed) => false,
+        }
+    }
+
+    /// Some news was missed: tells how everything is now.
+    async fn tell_all(&self) {
+        for name in self.named.all() {
+            if let Ok(info) = self.shared.service.open_stream(&self.principal, &name).await {
+                let _ = self.to.send(Control::Changed(Box::new(info))).await;
+            }
+        }
+    }
+}
+
+/// Until the store was told to end.
+async fn stop_of(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
