@@ -1,0 +1,179 @@
+//! The command line: the server, and the operator's commands, which are clients like any other. The doc comments
+//! of the arguments are the help that users read. Never in here: what a stream is.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use protocol::native::url::StoreUrl;
+
+use crate::client::{Client, ClientError, Target};
+
+mod agent;
+mod bench;
+mod out;
+mod put;
+mod serve;
+mod status;
+mod stream;
+mod tail;
+
+/// Kinesin: ordered, durable streams of records behind one TLS port.
+#[derive(Debug, Parser)]
+#[command(name = "kinesin", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a store.
+    Serve(serve::ServeArgs),
+    /// Lets agents in.
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Makes, shows, changes and removes streams.
+    #[command(subcommand)]
+    Stream(stream::StreamCommand),
+    /// Puts records into a stream.
+    Put(put::PutArgs),
+    /// Prints the records of a stream, and those that come.
+    Tail(tail::TailArgs),
+    /// Shows what a running store is doing.
+    Status(status::StatusArgs),
+    /// Measures a store: puts records as fast as it takes them.
+    Bench(bench::BenchArgs),
+}
+
+/// Which store, and as whom.
+#[derive(Debug, Clone, Args)]
+struct StoreArgs {
+    /// Data folder of a store on this machine; its address and the operator's certificate are in there.
+    #[arg(long, env = "KINESIN_DATA", value_name = "DIR", help_heading = "Which store")]
+    data: Option<PathBuf>,
+    /// A store elsewhere, such as kinesin://store.example:4567; needs --ca, --cert and --key.
+    #[arg(long, env = "KINESIN_STORE", value_name = "URL", help_heading = "Which store")]
+    store: Option<String>,
+    /// The store's ca.pem.
+    #[arg(long, env = "KINESIN_CA", value_name = "FILE", help_heading = "Which store")]
+    ca: Option<PathBuf>,
+    /// The operator's certificate: a copy of the store's admin.pem.
+    #[arg(long, env = "KINESIN_CERT", value_name = "FILE", help_heading = "Which store", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The operator's key: a copy of the store's admin.key.
+    #[arg(long, env = "KINESIN_KEY", value_name = "FILE", help_heading = "Which store", requires = "cert")]
+    key: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    fn target(&self) -> anyhow::Result<Target> {
+        let Some(url) = &self.store else {
+            let Some(dir) = &self.data else {
+                anyhow::bail!(
+                    "which store? Give --data DIR (or set KINESIN_DATA) for one on this machine, \
+                     or --store URL with --ca, --cert and --key"
+                );
+            };
+            return Ok(Target::of_data_dir(dir)?);
+        };
+        let url = StoreUrl::parse(url)?;
+        let in_data = |name: &str| self.data.as_ref().map(|dir| dir.join(name));
+        let ca = self.ca.clone().or_else(|| in_data("ca.pem"));
+        let ca = ca.context("--store needs --ca FILE: a copy of the store's ca.pem")?;
+        let cert = self.cert.clone().or_else(|| in_data("admin.pem"));
+        let key = self.key.clone().or_else(|| in_data("admin.key"));
+        let (Some(cert), Some(key)) = (cert, key) else {
+            anyhow::bail!(
+                "--store needs --cert FILE and --key FILE: copies of the store's admin.pem and admin.key"
+            );
+        };
+        Ok(Target::of_files(url, &ca, Some((&cert, &key)))?)
+    }
+
+    async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.target()?).await?)
+    }
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    // A wrong use of the command line ends here, with exit code 2.
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("kinesin: can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(Box::pin(run(cli.command)));
+    // Whatever still runs (a second signal, a broken store) must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kinesin: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => Box::pin(serve::run(args)).await,
+        Command::Agent(command) => agent::run(command).await,
+        Command::Stream(command) => stream::run(command).await,
+        Command::Put(args) => Box::pin(put::run(args)).await,
+        Command::Tail(args) => Box::pin(tail::run(args)).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Bench(args) => Box::pin(bench::run(args)).await,
+    }
+}
+
+/// Whoever read our output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}
+
+/// What a command did not expect the store to answer.
+fn unexpected(reply: &protocol::native::call::Reply) -> anyhow::Error {
+    ClientError::Nonsense(format!("{reply:?} is not what was asked for")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_lines_of_the_readme_parse() {
+        for line in [
+            "kinesin serve --data data --listen 0.0.0.0:4567 --san store.example --segment-bytes 64MiB",
+            "kinesin agent enroll truck-1 --ttl 1h --uses 1 --data data",
+            "kinesin stream create logs --shards 4 --retention 24h --rate off --fsync 5ms --data data",
+            "kinesin stream update logs --rate 1MiB/s,1000/s --data data",
+            "kinesin stream split logs 0 --data data",
+            "kinesin put logs hello world --key k --data data",
+            "kinesin tail logs --from at-time=2026-11-20T12:00:00Z --shard 0 --shard 1 --json --data data",
+            "kinesin bench --writers 64 --seconds 10 --spawn",
+            "kinesin status --json --data data",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+}
