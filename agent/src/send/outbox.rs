@@ -49,6 +49,9 @@ impl Default for Settings {
 /// Empty batches made at once when the store has forgotten a lane.
 const FILLERS_MAX: u64 = 65_536;
 
+/// The mark alone is told again when it moved by this much.
+const MARK_STEP_BYTES: u64 = 16 << 10;
+
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Send {
@@ -530,6 +533,17 @@ impl Outbox {
         self.hold(id, expected, 0, expected == sequence, now);
     }
 
+    /// Something of the spool was lost before it could be known.
+    pub fn handle_loss(&mut self, loss: Loss) {
+        self.losses.push(loss);
+    }
+
+    /// A stream's name, or its key.
+    #[must_use]
+    pub fn stream_name(&self, stream: StreamKey) -> String {
+        self.stream_text(stream)
+    }
+
     fn stream_text(&self, stream: StreamKey) -> String {
         self.gates.get(&stream).map_or_else(|| stream.to_string(), |gate| gate.name.clone())
     }
@@ -545,10 +559,13 @@ impl Outbox {
     /// What to write into the spool: how far the store has everything, and what it refused. `None` when nothing
     /// changed.
     pub fn poll_delivered(&mut self) -> Option<DeliveredUpdate> {
-        if self.changed.is_empty() && self.losses.is_empty() {
+        let mark = self.mark();
+        // Telling moves the spool's end, and so the mark: not for that alone.
+        let moved = mark > self.told_mark + MARK_STEP_BYTES;
+        if self.changed.is_empty() && self.losses.is_empty() && !moved {
             return None;
         }
-        self.told_mark = self.told_mark.max(self.mark());
+        self.told_mark = self.told_mark.max(mark);
         Some(DeliveredUpdate {
             mark: self.told_mark,
             lanes: std::mem::take(&mut self.changed).into_iter().collect(),

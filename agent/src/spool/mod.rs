@@ -161,6 +161,12 @@ impl Spool {
         self.log.reader()
     }
 
+    /// Everything below it survives a crash.
+    #[must_use]
+    pub fn durable_end(&self) -> u64 {
+        self.log.durable_end().0
+    }
+
     /// Bytes on disk.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -182,7 +188,8 @@ impl Spool {
         if self.fits(bytes) {
             return Ok(true);
         }
-        if self.state.mark >= self.log.end().0 && self.log.active_len() > self.settings.segment_bytes / 4 {
+        if self.log.active_len() > self.settings.segment_bytes / 4 {
+            // What is delivered of the active segment can only go once it is not the active one.
             self.write_head()?;
         }
         self.trim()?;
