@@ -78,7 +78,7 @@ pub struct Link {
 
 #[derive(Debug)]
 enum Asked {
-    Open(StreamKey, String),
+    Open(String),
     Renew,
 }
 
@@ -324,7 +324,7 @@ impl Link {
     fn take_reply(&mut self, id: u64, reply: Reply) -> Option<End> {
         match (self.calls.remove(&id), reply) {
             (_, Reply::Stream(info)) => self.take_stream(info),
-            (Some(Asked::Open(_, name)), Reply::Error(error)) => {
+            (Some(Asked::Open(name)), Reply::Error(error)) => {
                 self.stats.set_error(&format!("stream {name}: {error}"));
                 let text =
                     format!("the store does not take stream {name}: {error}; its records wait in the spool");
@@ -368,7 +368,7 @@ impl Link {
             if let (true, Ok(stream)) = (again, StreamName::new(&name)) {
                 self.asked.insert(key, now);
                 let id = session.put_call(&Call::OpenStream { name: stream });
-                self.calls.insert(id, Asked::Open(key, name));
+                self.calls.insert(id, Asked::Open(name));
             }
         }
     }
