@@ -16,6 +16,8 @@ pub mod hash;
 pub mod limit;
 pub mod name;
 pub mod native;
+pub mod outcome;
 pub mod rng;
 pub mod sequence;
+pub mod stream;
 pub mod time;

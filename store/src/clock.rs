@@ -20,6 +20,7 @@ impl Clock {
 
     /// For timers and rates.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn mono(&self) -> Mono {
         Mono::ZERO + self.start.elapsed()
     }

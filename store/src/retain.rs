@@ -1,6 +1,6 @@
 //! Which segments have outlived their stream's retention. Pure: it plans, the driver trims.
 
-use protocol::native::call::StreamConfig;
+use protocol::stream::StreamConfig;
 use protocol::time::UnixMs;
 
 use crate::log::{Position, SegmentAge};

@@ -4,10 +4,12 @@ use protocol::batch::{Batch, BatchBuilder};
 use protocol::compress::{Codec, Compressor};
 use protocol::frame::{Frame, Header};
 use protocol::name::StreamName;
-use protocol::native::call::{Call, Producer, Reply, StartingPosition, StreamConfig, StreamInfo};
-use protocol::native::message::{Ack, Outcome, RefuseCode};
+use protocol::native::call::{Call, Reply};
+use protocol::outcome::{Ack, Outcome, RefuseCode};
 use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::stream::{Producer, StartingPosition, StreamConfig, StreamInfo};
 use protocol::time::UnixMs;
+use store::api::calls::answer;
 use store::clock::Clock;
 use store::principal::{Principal, Role};
 use store::service::{Service, Session, Settings};
@@ -36,9 +38,7 @@ impl Rig {
     }
 
     async fn create(&self, shards: u32, config: StreamConfig) -> StreamInfo {
-        match self
-            .service
-            .call(&admin(), Call::CreateStream { name: self.name.clone(), shards, config })
+        match answer(&self.service, &admin(), Call::CreateStream { name: self.name.clone(), shards, config })
             .await
         {
             Reply::Stream(info) => info,
@@ -152,7 +152,7 @@ async fn a_split_closes_the_parent_and_its_children_go_on_after_it() {
     let records: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), key.as_str())).collect();
     rig.append(1, &records).await;
     let split = Call::SplitShard { name: rig.name.clone(), shard: ShardId(0), at: None };
-    let Reply::Stream(info) = rig.service.call(&admin(), split).await else { panic!("no split") };
+    let Reply::Stream(info) = answer(&rig.service, &admin(), split).await else { panic!("no split") };
     assert_eq!(info.shards.len(), 3);
     assert_eq!(stored(&rig.append(2, &records).await), 40);
     let read =
@@ -161,7 +161,7 @@ async fn a_split_closes_the_parent_and_its_children_go_on_after_it() {
     assert_eq!(rig.read_all(1).await.len() + rig.read_all(2).await.len(), 40);
     assert!(info.shards.iter().skip(1).all(|s| s.tail == SequenceNumber(40) && s.parents == [ShardId(0)]));
     let merge = Call::MergeShards { name: rig.name.clone(), shard: ShardId(2), adjacent: ShardId(1) };
-    let Reply::Stream(info) = rig.service.call(&admin(), merge).await else { panic!("no merge") };
+    let Reply::Stream(info) = answer(&rig.service, &admin(), merge).await else { panic!("no merge") };
     assert_eq!(info.shards.iter().filter(|s| !s.closed).count(), 1);
     assert_eq!(stored(&rig.append(3, &records).await), 40);
     rig.service.close().await;
@@ -268,7 +268,7 @@ async fn retention_removes_whole_segments_and_reading_goes_on_at_the_trim_horizo
     assert!(all.len() < 150, "{} records", all.len());
     assert_eq!(all.last().map(String::as_str), Some("last"));
     let Reply::Stream(info) =
-        rig.service.call(&admin(), Call::DescribeStream { name: rig.name.clone() }).await
+        answer(&rig.service, &admin(), Call::DescribeStream { name: rig.name.clone() }).await
     else {
         panic!("no description");
     };
@@ -283,7 +283,7 @@ async fn a_deleted_stream_is_gone_with_its_files_and_its_name_is_free_again() {
     rig.create(1, unlimited()).await;
     rig.append(1, &[("k", "1")]).await;
     assert_eq!(
-        rig.service.call(&admin(), Call::DeleteStream { name: rig.name.clone() }).await,
+        answer(&rig.service, &admin(), Call::DeleteStream { name: rig.name.clone() }).await,
         Reply::Done {}
     );
     assert!(!dir.path().join("streams/000000").exists());
@@ -320,9 +320,9 @@ async fn only_an_administrator_reads_and_commands() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::open(dir.path());
     let agent = Principal { name: "truck-1".to_owned(), role: Role::Agent };
-    let opened = rig.service.open_streams(&agent, &[rig.name.clone()]).await;
+    let opened = rig.service.open_streams(&agent, std::slice::from_ref(&rig.name)).await;
     assert_eq!(opened.len(), 1, "an agent's stream is made for it");
-    assert!(matches!(rig.service.call(&agent, Call::ListStreams {}).await, Reply::Error(_)));
+    assert!(matches!(answer(&rig.service, &agent, Call::ListStreams {}).await, Reply::Error(_)));
     let read = rig.service.read(&agent, &rig.name, ShardId(0), StartingPosition::Latest, 1, 0).await;
     assert!(read.is_err());
     let nobody = Principal::anonymous();

@@ -4,3 +4,4 @@
 
 pub mod broker;
 pub mod corpus;
+pub mod link;

@@ -3,4 +3,5 @@
 //! `harness` runs real things on real sockets. Nothing in here is linked into the product.
 
 pub mod clock;
+pub mod demo;
 pub mod harness;

@@ -184,6 +184,7 @@ impl Disk for RealDisk {
         // Held over the rename, so that nobody opens a file under the name it is losing.
         let mut appenders = locked(&self.appenders);
         let mut readers = locked(&self.readers);
+        #[expect(clippy::disallowed_methods, reason = "this is the real disk; the caller syncs the folder")]
         fs::rename(self.path(from), self.path(to)).map_err(|e| self.named("rename", from, e))?;
         appenders.rename(from, to);
         readers.rename(from, to);

@@ -67,6 +67,7 @@ fn a_file_whose_write_failed_takes_nothing_more_until_it_is_removed() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a file that is not ours")]
 fn names_that_are_not_ours_are_not_listed() {
     let folder = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(folder.path()).unwrap();

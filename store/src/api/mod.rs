@@ -11,6 +11,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::service::Service;
 
+pub mod calls;
 pub mod counters;
 pub mod listener;
 pub mod native;

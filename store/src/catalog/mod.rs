@@ -9,7 +9,7 @@ use std::sync::Arc;
 use disk::{DirName, Disk, Scanned, SegmentLog, Settings};
 use protocol::frame::{Frame, Header, Kind, put_control};
 use protocol::name::StreamName;
-use protocol::native::call::StreamConfig;
+use protocol::stream::StreamConfig;
 use protocol::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
@@ -241,10 +241,20 @@ pub fn read_only(disk: &dyn Disk, dir: &DirName) -> Result<(CatalogState, Vec<St
     let (mut state, mut problems) = (CatalogState::default(), Vec::new());
     for segment in disk::list_segments(disk, dir).map_err(|e| error(&e))? {
         let bytes = disk::read_all(disk, &segment.file, 64 << 20).map_err(|e| error(&e))?;
-        let mut rest = bytes.as_slice();
-        while let Ok((frame, after)) = Frame::parse_first(rest) {
-            replay_frame(&rest[..frame.header.total_len as usize], &mut state, &mut problems);
-            rest = after;
+        let scanned = disk::scan_segment::<FrameFormat>(disk, &segment).map_err(|e| error(&e))?;
+        let mut at = 0;
+        while at < bytes.len() {
+            if let Ok((frame, _)) = Frame::parse_first(&bytes[at..]) {
+                let end = at + frame.header.total_len as usize;
+                replay_frame(&bytes[at..end], &mut state, &mut problems);
+                at = end;
+                continue;
+            }
+            let position = segment.base.plus(at as u64);
+            let Some(damage) = scanned.damage.iter().find(|d| d.from <= position && position < d.to) else {
+                break;
+            };
+            at = (damage.to.0 - segment.base.0) as usize;
         }
     }
     Ok((state, problems))

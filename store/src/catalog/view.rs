@@ -151,7 +151,7 @@ fn move_aside(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use protocol::native::call::StreamConfig;
+    use protocol::stream::StreamConfig;
     use protocol::time::UnixMs;
 
     use super::super::StreamEntry;
@@ -178,6 +178,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "it damages files on purpose")]
     fn a_damaged_view_is_moved_aside_and_never_takes_the_store_down() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("view");

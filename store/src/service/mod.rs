@@ -14,8 +14,8 @@ use disk::{DirLock, DirName, Disk, RealDisk};
 use protocol::batch::Batch;
 use protocol::frame::Frame;
 use protocol::name::{StreamKey, StreamName};
-use protocol::native::call::{CallError, CallErrorCode, Producer, StreamInfo};
-use protocol::native::message::{Ack, Outcome, RefuseCode};
+use protocol::outcome::{Ack, Outcome, RefuseCode};
+use protocol::stream::{CallError, CallErrorCode, Producer, StreamInfo};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::catalog::Catalog;
@@ -177,21 +177,23 @@ impl Service {
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
-        service.open_all().map_err(|e| open_error(&folder, &e))?;
+        service.open_all();
         service.start_upkeep();
         Ok(service)
     }
 
-    fn open_all(&self) -> Result<(), OpenError> {
+    fn open_all(&self) {
         let entries: Vec<_> = {
             let catalog = locked(&self.inner.catalog);
             catalog.state().streams.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
         };
         for (name, entry) in entries {
-            let stream = self.open_stream_log(&name, &entry, None)?;
-            self.put_open(name, stream);
+            match self.open_stream_log(&name, &entry, None) {
+                Ok(stream) => self.put_open(name, stream),
+                // One stream that can't be read is no reason to keep the others away.
+                Err(error) => locked(&self.inner.problems).push(error.to_string()),
+            }
         }
-        Ok(())
     }
 
     fn put_open(&self, name: StreamName, stream: Stream) {
@@ -257,7 +259,10 @@ impl Service {
             let opened = batch.open(header, frame.payload).map_err(|e| bad(e.to_string()));
             let checked = opened.and_then(|()| match header.record_count {
                 0 => Err(bad("batch without records".to_owned())),
-                _ => Ok(stream.append(&frame, batch, epoch, acks)),
+                _ => {
+                    stream.append(&frame, batch, epoch, acks);
+                    Ok(())
+                }
             });
             if header.raw_len > BATCH_BYTES_KEPT {
                 *batch = Batch::new();

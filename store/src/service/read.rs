@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use protocol::limit;
 use protocol::name::StreamName;
-use protocol::native::call::{CallError, CallErrorCode, StartingPosition};
 use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::stream::{CallError, CallErrorCode, StartingPosition};
 
 use super::{Service, call_error};
 use crate::log::{ReadBatches, ReadError, ReadLimit};

@@ -2,16 +2,18 @@
 
 use std::sync::PoisonError;
 
+use protocol::hash::HashKey;
 use protocol::limit;
 use protocol::name::StreamName;
-use protocol::native::call::{Call, CallError, CallErrorCode, Reply, ShardInfo, StreamConfig, StreamInfo};
+use protocol::sequence::ShardId;
+use protocol::stream::{CallError, CallErrorCode, ShardInfo, StreamConfig, StreamInfo};
 
 use super::{Open, OpenError, Service, call_error, dir, locked, open_error};
 use crate::catalog::{Change, StreamEntry};
 use crate::log::StreamLog;
 use crate::principal::{Principal, Role};
-use crate::shard::driver::{StateReplay, Stream};
-use crate::shard::sequencer::{ReshardError, Rules, Sequencer};
+use crate::shard::driver::{ControlGroup, StateReplay, Stream};
+use crate::shard::sequencer::{Now, ReshardError, Rules, Sequencer};
 use crate::shard::state::StreamState;
 
 /// Folder of all streams' logs.
@@ -19,6 +21,18 @@ const STREAMS: &str = "streams";
 
 fn not_found(name: &StreamName) -> CallError {
     call_error(CallErrorCode::NotFound, format!("there is no stream {name}; `kinesin stream list` shows all"))
+}
+
+fn denied(principal: &Principal) -> CallError {
+    call_error(CallErrorCode::Denied, format!("{principal} may not do that"))
+}
+
+fn may_command(principal: &Principal) -> Result<(), CallError> {
+    if principal.role == Role::Admin {
+        return Ok(());
+    }
+    let message = format!("{principal} may write records, and nothing else: use the admin certificate");
+    Err(call_error(CallErrorCode::Denied, message))
 }
 
 fn stopped() -> CallError {
@@ -67,54 +81,105 @@ impl Service {
         }
     }
 
-    /// Does every call but `Read`, `Enroll`, `Renew` and `CreateEnrollToken`.
-    pub async fn call(&self, principal: &Principal, call: Call) -> Reply {
-        self.try_call(principal, call).await.unwrap_or_else(Reply::Error)
+    /// One stream, made if that is allowed.
+    ///
+    /// # Errors
+    /// When it is not there and may not be made.
+    pub async fn open_stream(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+    ) -> Result<StreamInfo, CallError> {
+        if !principal.may_write() {
+            return Err(denied(principal));
+        }
+        self.open_or_make(principal, name).await
     }
 
-    async fn try_call(&self, principal: &Principal, call: Call) -> Result<Reply, CallError> {
-        if let Call::OpenStream { name } = &call
-            && principal.may_write()
-        {
-            return self.open_or_make(principal, name).await.map(Reply::Stream);
-        }
-        if principal.role != Role::Admin {
-            let message =
-                format!("{principal} may write records, and nothing else: use the admin certificate");
-            return Err(call_error(CallErrorCode::Denied, message));
-        }
-        match call {
-            Call::CreateStream { name, shards, config } => {
-                self.create(&name, shards, config).await.map(Reply::Stream)
-            }
-            Call::DeleteStream { name } => self.delete(&name).await.map(|()| Reply::Done {}),
-            Call::ListStreams {} => {
-                let open = self.open_streams_now();
-                Ok(Reply::Streams(open.iter().filter_map(|open| self.info(open)).collect()))
-            }
-            Call::OpenStream { name } | Call::DescribeStream { name } => {
-                self.describe(&name).map(Reply::Stream)
-            }
-            Call::UpdateStream { name, config } => self.update(&name, config).await.map(Reply::Stream),
-            Call::SplitShard { name, shard, at } => {
-                let split =
-                    |sequencer: &mut Sequencer, now, group: &mut crate::shard::driver::ControlGroup<'_>| {
-                        group.split(sequencer, shard, at, now)
-                    };
-                self.reshard(&name, split).await.map(Reply::Stream)
-            }
-            Call::MergeShards { name, shard, adjacent } => {
-                let merge =
-                    |sequencer: &mut Sequencer, now, group: &mut crate::shard::driver::ControlGroup<'_>| {
-                        group.merge(sequencer, shard, adjacent, now)
-                    };
-                self.reshard(&name, merge).await.map(Reply::Stream)
-            }
-            Call::Status {} => Ok(Reply::Status(self.status())),
-            Call::Read { .. } | Call::CreateEnrollToken { .. } | Call::Enroll { .. } | Call::Renew { .. } => {
-                Err(call_error(CallErrorCode::Internal, "this call is answered elsewhere"))
-            }
-        }
+    /// All streams, by name.
+    ///
+    /// # Errors
+    /// When the principal may not.
+    pub fn list_streams(&self, principal: &Principal) -> Result<Vec<StreamInfo>, CallError> {
+        may_command(principal)?;
+        Ok(self.open_streams_now().iter().filter_map(|open| self.info(open)).collect())
+    }
+
+    /// One stream.
+    ///
+    /// # Errors
+    /// When it is not there, or the principal may not.
+    pub fn describe_stream(&self, principal: &Principal, name: &StreamName) -> Result<StreamInfo, CallError> {
+        may_command(principal)?;
+        self.describe(name)
+    }
+
+    /// Makes a stream, durably.
+    ///
+    /// # Errors
+    /// When it is there already, can't be so, or the principal may not.
+    pub async fn create_stream(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        shards: u32,
+        config: StreamConfig,
+    ) -> Result<StreamInfo, CallError> {
+        may_command(principal)?;
+        self.create(name, shards, config).await
+    }
+
+    /// Removes a stream with all its records.
+    ///
+    /// # Errors
+    /// When it is not there, or the principal may not.
+    pub async fn delete_stream(&self, principal: &Principal, name: &StreamName) -> Result<(), CallError> {
+        may_command(principal)?;
+        self.delete(name).await
+    }
+
+    /// Changes how a stream is set.
+    ///
+    /// # Errors
+    /// When it is not there, can't be so, or the principal may not.
+    pub async fn update_stream(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        config: StreamConfig,
+    ) -> Result<StreamInfo, CallError> {
+        may_command(principal)?;
+        self.update(name, config).await
+    }
+
+    /// Divides a shard at the first hash key of its upper child; in the middle where none is said.
+    ///
+    /// # Errors
+    /// When there is no such open shard, it can't be cut there, or the principal may not.
+    pub async fn split_shard(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        shard: ShardId,
+        at: Option<HashKey>,
+    ) -> Result<StreamInfo, CallError> {
+        may_command(principal)?;
+        self.reshard(name, |sequencer, now, group| group.split(sequencer, shard, at, now)).await
+    }
+
+    /// Makes one shard of two neighbours.
+    ///
+    /// # Errors
+    /// When they are not open or no neighbours, or the principal may not.
+    pub async fn merge_shards(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        shard: ShardId,
+        adjacent: ShardId,
+    ) -> Result<StreamInfo, CallError> {
+        may_command(principal)?;
+        self.reshard(name, |sequencer, now, group| group.merge(sequencer, shard, adjacent, now)).await
     }
 
     fn find(&self, name: &StreamName) -> Result<Open, CallError> {
@@ -283,11 +348,7 @@ impl Service {
     async fn reshard(
         &self,
         name: &StreamName,
-        change: impl FnOnce(
-            &mut Sequencer,
-            crate::shard::sequencer::Now,
-            &mut crate::shard::driver::ControlGroup<'_>,
-        ) -> Result<(), ReshardError>,
+        change: impl FnOnce(&mut Sequencer, Now, &mut ControlGroup<'_>) -> Result<(), ReshardError>,
     ) -> Result<StreamInfo, CallError> {
         let stream = self.find_stream(name)?;
         let done = stream.change(change).await.map_err(|error| {

@@ -1,6 +1,6 @@
 //! Enrolment tokens: kept by their hash, used up one by one, durably.
 
-use protocol::native::call::{CallError, CallErrorCode};
+use protocol::stream::{CallError, CallErrorCode};
 use protocol::time::UnixMs;
 
 use super::{Service, call_error, locked};

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use protocol::batch::Batch;
 use protocol::frame::{Frame, Header, Kind};
-use protocol::native::call::{Fsync, StreamConfig};
-use protocol::native::message::{Ack, Outcome};
+use protocol::outcome::{Ack, Outcome};
 use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::stream::{Fsync, StreamConfig};
 use protocol::time::{Mono, UnixMs};
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -16,7 +16,7 @@ use protocol::compress::{Codec, Compressor};
 use protocol::frame::{HEADER_BYTES, Header, Kind};
 use protocol::hash::{HashKey, HashKeyRange};
 use protocol::limit;
-use protocol::native::message::{Outcome, RefuseCode, Stored};
+use protocol::outcome::{Outcome, RefuseCode, Stored};
 use protocol::sequence::ShardId;
 use protocol::time::{Mono, UnixMs};
 

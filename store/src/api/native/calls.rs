@@ -75,7 +75,8 @@ pub(crate) async fn answer(
 async fn command(shared: Arc<Shared>, principal: Principal, call: Call) -> Reply {
     let wants_status = matches!(call, Call::Status {});
     let inside = shared.clone();
-    let done = tokio::spawn(async move { inside.service.call(&principal, call).await }).await;
+    let done =
+        tokio::spawn(async move { crate::api::calls::answer(&inside.service, &principal, call).await }).await;
     let failed = |e| CallError { code: CallErrorCode::Internal, message: format!("the call broke: {e}") };
     let mut reply = done.map_err(failed).unwrap_or_else(Reply::Error);
     if let (true, Reply::Status(status)) = (wants_status, &mut reply) {
