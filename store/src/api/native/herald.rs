@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::name::StreamName;
-use protocol::native::call::{Call, Reply, StreamInfo};
+use protocol::native::call::StreamInfo;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::api::Shared;
@@ -101,11 +101,8 @@ impl Herald {
 
     /// Some news was missed: tells how everything is now.
     async fn tell_all(&self) {
-        // Not every principal may describe streams, but all may hear of those that they named.
-        let eyes = Principal { role: Role::Admin, ..self.principal.clone() };
         for name in self.named.all() {
-            if let Reply::Stream(info) = self.shared.service.call(&eyes, Call::DescribeStream { name }).await
-            {
+            if let Ok(info) = self.shared.service.open_stream(&self.principal, &name).await {
                 let _ = self.to.send(Control::Changed(Box::new(info))).await;
             }
         }
