@@ -138,7 +138,12 @@ impl Starting {
         }
         let parts = pipeline_parts(&config, &spool, &hub, &stats, &log, clock);
         let link = link(&config, &spool, &hub, &stats, &log, clock);
-        let mut handle = AgentHandle { hub: Arc::clone(&hub), stats: Arc::clone(&stats), threads: Vec::new(), _lock: Some(lock) };
+        let mut handle = AgentHandle {
+            hub: Arc::clone(&hub),
+            stats: Arc::clone(&stats),
+            threads: Vec::new(),
+            _lock: Some(lock),
+        };
         let recent = spool.state().recent.clone();
         let spooler = Spooler {
             spool,
@@ -186,7 +191,8 @@ fn pipeline_parts(
     for settings in &config.source.mqtt {
         let templates = (settings.stream.clone(), settings.partition_key.clone());
         let default = settings.partition_key_default.clone().unwrap_or_else(|| agent.clone());
-        let id = format!("mqtt|{}:{}|{}", settings.broker.host, settings.broker.port, settings.topics.join(","));
+        let id =
+            format!("mqtt|{}:{}|{}", settings.broker.host, settings.broker.port, settings.topics.join(","));
         let max = settings.message_bytes_max.0 as usize;
         intakes.push(Intake::new(intakes.len(), batches.len(), id, templates, default, max));
         batches.push(settings.batch.over(base));
@@ -194,7 +200,14 @@ fn pipeline_parts(
     if let Some(settings) = &config.source.stdin {
         let templates = (settings.stream.clone(), settings.partition_key.clone());
         let max = settings.line_bytes_max.0 as usize;
-        intakes.push(Intake::new(intakes.len(), batches.len(), "stdin".to_owned(), templates, agent.clone(), max));
+        intakes.push(Intake::new(
+            intakes.len(),
+            batches.len(),
+            "stdin".to_owned(),
+            templates,
+            agent.clone(),
+            max,
+        ));
         batches.push(settings.batch.over(base));
     }
     Parts {
@@ -211,14 +224,7 @@ fn pipeline_parts(
     }
 }
 
-fn link(
-    config: &Config,
-    spool: &Spool,
-    hub: &Arc<Hub>,
-    stats: &Arc<Stats>,
-    log: &Log,
-    clock: Clock,
-) -> Link {
+fn link(config: &Config, spool: &Spool, hub: &Arc<Hub>, stats: &Arc<Stats>, log: &Log, clock: Clock) -> Link {
     let (state, reader): (_, SpoolReader) = (spool.state(), spool.reader());
     let url = config.store.url.0.clone();
     let settings = LinkSettings {

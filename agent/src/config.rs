@@ -64,7 +64,8 @@ impl Size {
     /// # Errors
     /// A sentence with an example when it is none.
     pub fn parse(text: &str) -> Result<Size, String> {
-        let bad = || format!("{text:?} is no size; write a number of bytes or such as \"256 KiB\", \"1 GiB\"");
+        let bad =
+            || format!("{text:?} is no size; write a number of bytes or such as \"256 KiB\", \"1 GiB\"");
         let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let number: u64 = text[..split].parse().map_err(|_| bad())?;
         let unit = text[split..].trim().to_ascii_lowercase();
@@ -524,7 +525,10 @@ impl Config {
     fn check_mqtt(&self) -> Result<(), (&'static str, String)> {
         for source in &self.source.mqtt {
             if source.topics.is_empty() || source.topics.iter().any(String::is_empty) {
-                return Err(("topics", "topics must name at least one topic filter, none of them empty".into()));
+                return Err((
+                    "topics",
+                    "topics must name at least one topic filter, none of them empty".into(),
+                ));
             }
             if source.certificate.is_some() != source.key.is_some() {
                 return Err(("certificate", "certificate and key go together".into()));

@@ -254,7 +254,8 @@ fn lost(data: &[u8]) -> u64 {
 fn a_lone_agent_that_knows_the_rate_is_never_refused() {
     let dir = folder();
     let rate = protocol::bucket::ShardRate { bytes_per_second: 1 << 20, records_per_second: 2000 };
-    let store = FakeStore::start(dir.path(), Behaviour { rate: Some(rate), shards: 2, ..Behaviour::default() });
+    let store =
+        FakeStore::start(dir.path(), Behaviour { rate: Some(rate), shards: 2, ..Behaviour::default() });
     let source = FILES.replace("{file_name}", "{json.k}");
     let batch = "[batch]\nrecords_max = 500\n";
     let agent = Agent::start(config(&store, dir.path(), &format!("{source}{batch}"))).unwrap();

@@ -55,7 +55,8 @@ pub fn explain(error: &io::Error, ca: &Path, cert: &Path) -> String {
             ca.display()
         ),
         Some(Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
-            "the store's certificate has expired: renew it on the store, or set this machine's clock".to_owned()
+            "the store's certificate has expired: renew it on the store, or set this machine's clock"
+                .to_owned()
         }
         Some(Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. })) => {
             "the store's certificate is not valid yet: set this machine's clock".to_owned()

@@ -25,7 +25,14 @@ pub struct Intake {
 impl Intake {
     /// For one source.
     #[must_use]
-    pub fn new(source: usize, group: usize, id: String, templates: (Template, Template), default_key: String, bytes_max: usize) -> Intake {
+    pub fn new(
+        source: usize,
+        group: usize,
+        id: String,
+        templates: (Template, Template),
+        default_key: String,
+        bytes_max: usize,
+    ) -> Intake {
         let (stream, partition_key) = templates;
         Intake {
             source,
