@@ -19,9 +19,7 @@ use protocol::native::call::{
     Call, CallError, CallErrorCode, Goodbye, Hello, Producer, Reply, ShardInfo, StreamConfig, StreamInfo,
     Welcome,
 };
-use protocol::native::message::{
-    Ack, Message, Outcome, RefuseCode, Stored, Type, put_call, put_json, put_message,
-};
+use protocol::native::message::{Ack, Message, Outcome, RefuseCode, Stored, Type, put_call, put_json, put_message};
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::{Mono, UnixMs};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -156,8 +154,7 @@ impl FakeStore {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
-        let parts =
-            Parts { world: Arc::clone(&world), behaviour: Arc::clone(&behaviour), authority, acceptor };
+        let parts = Parts { world: Arc::clone(&world), behaviour: Arc::clone(&behaviour), authority, acceptor };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(serve(TcpListener::from_std, listener, parts, stopped));
