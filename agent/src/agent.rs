@@ -1,5 +1,6 @@
 //! An agent in this process: its threads are started, watched and ended here. Many may run in one process.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use crate::send::native::{Link, Settings as LinkSettings};
 use crate::send::outbox::{Outbox, Settings as OutboxSettings};
 use crate::send::tls;
 use crate::source::file::FileSource;
-use crate::source::mqtt::Intake;
+use crate::source::mqtt::{self, Intake};
 use crate::source::stdin;
 use crate::spool::{Settings as SpoolSettings, Spool, SpoolReader};
 use crate::spooler::Spooler;
@@ -157,10 +158,16 @@ impl Starting {
             // Not joined: nothing can interrupt a read of standard input.
             std::thread::spawn(move || stdin::read(&hub, source, max));
         }
-        let _ = recent;
+        let mqtt = mqtt_parts(&config, &recent, &hub, &handle.stats, &log, clock);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Thread)?;
-        handle.spawn("link", move || runtime.block_on(link.run()))?;
+        handle.spawn("link", move || {
+            runtime.block_on(async move {
+                let sources: Vec<_> = mqtt.into_iter().map(|parts| tokio::spawn(mqtt::run(parts))).collect();
+                link.run().await;
+                sources.into_iter().for_each(|source| source.abort());
+            });
+        })?;
         Ok(handle)
     }
 }
@@ -186,7 +193,7 @@ fn pipeline_parts(
     for settings in &config.source.mqtt {
         let templates = (settings.stream.clone(), settings.partition_key.clone());
         let default = settings.partition_key_default.clone().unwrap_or_else(|| agent.clone());
-        let id = format!("mqtt|{}:{}|{}", settings.broker.host, settings.broker.port, settings.topics.join(","));
+        let id = client_id(config, intakes.len());
         let max = settings.message_bytes_max.0 as usize;
         intakes.push(Intake::new(intakes.len(), batches.len(), id, templates, default, max));
         batches.push(settings.batch.over(base));
@@ -198,7 +205,7 @@ fn pipeline_parts(
         batches.push(settings.batch.over(base));
     }
     Parts {
-        batcher: Batcher::new(&batches),
+        batcher: Batcher::new(&batches, (config.spool.max_bytes.0 / 8) as usize),
         routes: Routes::new(spool.state()),
         files,
         intakes,
@@ -209,6 +216,41 @@ fn pipeline_parts(
         agent,
         log: log.clone(),
     }
+}
+
+/// The name of a source's session at its broker; also that of its memory in the spool.
+fn client_id(config: &Config, source: usize) -> String {
+    let settings = &config.source.mqtt[source];
+    let before = config.source.mqtt[..source].iter().filter(|s| s.broker == settings.broker).count();
+    let made = || {
+        let agent = config.agent_name();
+        if before == 0 { format!("kinesin-{agent}") } else { format!("kinesin-{agent}-{}", before + 1) }
+    };
+    settings.client_id.clone().unwrap_or_else(made)
+}
+
+fn mqtt_parts(
+    config: &Config,
+    recent: &BTreeMap<String, VecDeque<u64>>,
+    hub: &Arc<Hub>,
+    stats: &Arc<Stats>,
+    log: &Log,
+    clock: Clock,
+) -> Vec<mqtt::Parts> {
+    let part = |(source, settings): (usize, &crate::config::MqttSource)| {
+        let client_id = client_id(config, source);
+        mqtt::Parts {
+            source,
+            settings: settings.clone(),
+            recent: recent.get(&client_id).into_iter().flatten().copied().collect(),
+            client_id,
+            hub: Arc::clone(hub),
+            stats: Arc::clone(stats),
+            log: log.clone(),
+            clock,
+        }
+    };
+    config.source.mqtt.iter().enumerate().map(part).collect()
 }
 
 fn link(

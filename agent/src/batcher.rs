@@ -60,6 +60,8 @@ struct Group {
 pub struct Batcher {
     groups: Vec<Group>,
     spare: Vec<BatchBuilder>,
+    open_bytes_max: usize,
+    sealed_bytes_max: usize,
 }
 
 /// A batch that is being filled with records of one key.
@@ -87,9 +89,9 @@ impl Writer<'_> {
 }
 
 impl Batcher {
-    /// One group for each of these.
+    /// One group for each of these; a commit is due at about `commit_bytes_max`, however large it might be.
     #[must_use]
-    pub fn new(settings: &[BatchSettings]) -> Batcher {
+    pub fn new(settings: &[BatchSettings], commit_bytes_max: usize) -> Batcher {
         let group = |settings: &BatchSettings| Group {
             settings: *settings,
             compressor: Compressor::new(settings.codec),
@@ -98,7 +100,12 @@ impl Batcher {
             sealed: Sealed::default(),
             since: None,
         };
-        Batcher { groups: settings.iter().map(group).collect(), spare: Vec::new() }
+        Batcher {
+            groups: settings.iter().map(group).collect(),
+            spare: Vec::new(),
+            open_bytes_max: OPEN_BYTES_MAX.min(commit_bytes_max),
+            sealed_bytes_max: SEALED_BYTES_MAX.min(commit_bytes_max),
+        }
     }
 
     /// A writer into the open batch of a lane, which is closed first where it is full.
@@ -180,7 +187,7 @@ impl Batcher {
     #[must_use]
     pub fn is_full(&self, group: usize) -> bool {
         let group = &self.groups[group];
-        group.sealed.frames.len() >= SEALED_BYTES_MAX || group.open_bytes >= OPEN_BYTES_MAX
+        group.sealed.frames.len() >= self.sealed_bytes_max || group.open_bytes >= self.open_bytes_max
     }
 
     /// Whether a group has nothing to commit.
@@ -269,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_batch_closes_by_count_by_bytes_and_at_a_commit() {
-        let mut batcher = Batcher::new(&[settings(3, 1000)]);
+        let mut batcher = Batcher::new(&[settings(3, 1000)], 1 << 20);
         for n in 0..7u8 {
             batcher.push(0, lane(0), "k", UnixMs(1), &[n], Mono::ZERO).unwrap();
         }
@@ -290,7 +297,7 @@ mod tests {
     fn every_record_comes_out_once_and_in_its_lanes_order() {
         let mut rng = Rng::new(5);
         for _ in 0..50 {
-            let mut batcher = Batcher::new(&[settings(20, 2000)]);
+            let mut batcher = Batcher::new(&[settings(20, 2000)], 1 << 20);
             let mut want: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
             let mut got: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
             for n in 0..2000u32 {
@@ -312,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_record_larger_than_a_batch_gets_one_of_its_own() {
-        let mut batcher = Batcher::new(&[settings(100, 1024)]);
+        let mut batcher = Batcher::new(&[settings(100, 1024)], 1 << 20);
         batcher.push(0, lane(0), "k", UnixMs(1), b"a", Mono::ZERO).unwrap();
         batcher.push(0, lane(0), "k", UnixMs(1), &[b'x'; 1 << 20], Mono::ZERO).unwrap();
         batcher.push(0, lane(0), "k", UnixMs(1), b"b", Mono::ZERO).unwrap();

@@ -466,8 +466,13 @@ impl Config {
         self.check_batches()?;
         self.check_files()?;
         self.check_mqtt()?;
-        if self.spool.max_bytes.0 < 1 << 20 {
-            return Err(("max_bytes", "spool.max_bytes must be at least \"1 MiB\"".into()));
+        let lines = self.source.file.iter().map(|s| s.line_bytes_max);
+        let lines = lines.chain(self.source.stdin.iter().map(|s| s.line_bytes_max));
+        let longest = lines.chain(self.source.mqtt.iter().map(|s| s.message_bytes_max)).max();
+        let least = longest.map_or(0, |size| size.0 * 4).max(1 << 20);
+        if self.spool.max_bytes.0 < least {
+            let text = format!("spool.max_bytes must be at least {least}: four of the longest lines or messages");
+            return Err(("max_bytes", text));
         }
         if self.spool.segment_bytes() > self.spool.max_bytes.0 / 2 {
             return Err(("segment_bytes", "spool.segment_bytes must be at most half of max_bytes".into()));

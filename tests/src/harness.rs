@@ -5,3 +5,4 @@
 pub mod broker;
 pub mod corpus;
 pub mod link;
+pub mod process;

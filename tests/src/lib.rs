@@ -2,6 +2,7 @@
 //!
 //! `harness` runs real things on real sockets. Nothing in here is linked into the product.
 
+pub mod bench;
 pub mod clock;
 pub mod demo;
 pub mod harness;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pki_types::pem::PemObject;
 
 use super::identity::Pair;
@@ -22,6 +22,17 @@ pub fn roots(ca: &Path) -> Result<RootCertStore, String> {
         roots.add(cert).map_err(|e| bad(&e))?;
     }
     if roots.is_empty() { Err(bad(&"there is no certificate in it")) } else { Ok(roots) }
+}
+
+/// A certificate and its key from two PEM files.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn pair(cert: &Path, key: &Path) -> Result<Pair, String> {
+    let bad = |file: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
+    let chain = chain.map_err(|e| bad(cert, &e))?;
+    Ok((chain, PrivateKeyDer::from_pem_file(key).map_err(|e| bad(key, &e))?))
 }
 
 /// How to connect: trusting `ca`, as `pair` where we are known already.
@@ -50,7 +61,7 @@ pub fn explain(error: &io::Error, ca: &Path, cert: &Path) -> String {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
     match inner {
-        Some(Error::InvalidCertificate(Bad::UnknownIssuer)) => format!(
+        Some(Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => format!(
             "the store's certificate was not made by the authority in {}; copy the store's ca.pem there",
             ca.display()
         ),

@@ -150,15 +150,18 @@ impl Fleet {
             for truck in &self.trucks {
                 let stats = truck.agent.stats();
                 if stats.backlog_records > 0 || stats.last_error.is_some() {
-                    screen.line(&format!("{}: backlog {}, {:?}", truck.name, stats.backlog_records, stats.last_error));
+                    screen.line(&format!(
+                        "{}: backlog {}, {:?}",
+                        truck.name, stats.backlog_records, stats.last_error
+                    ));
                 }
             }
         }
         let agents: Vec<AgentHandle> = self.trucks.drain(..).map(|truck| truck.agent).collect();
         // Each waits for its threads, so all at once.
-        let ends = agents.into_iter().map(|agent| {
-            tokio::task::spawn_blocking(move || agent.drain_and_stop(Duration::from_secs(5)))
-        });
+        let ends = agents
+            .into_iter()
+            .map(|agent| tokio::task::spawn_blocking(move || agent.drain_and_stop(Duration::from_secs(5))));
         for end in ends.collect::<Vec<_>>() {
             let _ = end.await;
         }
@@ -256,7 +259,8 @@ async fn publish(mut truck: Truck, broker: SocketAddr, pace: Pace) -> Series {
             }
         }
     });
-    let (topic, mut series, mut interval) = (format!("trucks/{name}/telemetry"), Series::default(), pace.interval());
+    let (topic, mut series, mut interval) =
+        (format!("trucks/{name}/telemetry"), Series::default(), pace.interval());
     while pace.go_on() {
         interval.tick().await;
         let message = truck.next_message();

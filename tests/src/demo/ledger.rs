@@ -181,7 +181,8 @@ impl Verdict {
         }
         let lost = times.iter().filter(|times| **times == 0).count() as u64;
         let duplicated = times.iter().map(|times| u64::from(times.saturating_sub(1))).sum::<u64>();
-        let changed = u64::from(lost + duplicated + out_of_order + strange == 0 && stored.series != *made) + strange;
+        let changed =
+            u64::from(lost + duplicated + out_of_order + strange == 0 && stored.series != *made) + strange;
         self.stored += stored.series.count;
         self.lost += lost;
         self.duplicated += duplicated;
@@ -233,7 +234,11 @@ impl Verdict {
         for detail in &self.details {
             out.push_str(&format!("  {detail}\n"));
         }
-        out.push_str(if self.is_clean() { "\nThe ledger is clean.\n" } else { "\nTHE LEDGER IS NOT CLEAN.\n" });
+        out.push_str(if self.is_clean() {
+            "\nThe ledger is clean.\n"
+        } else {
+            "\nTHE LEDGER IS NOT CLEAN.\n"
+        });
         out
     }
 }

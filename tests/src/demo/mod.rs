@@ -103,11 +103,13 @@ impl Store {
     pub async fn start(dir: &Path, rate: ShardRate) -> Result<Store, Error> {
         let clock = Clock::start();
         let service = Service::open(Settings::new(dir.to_owned()), clock)?;
-        let listener = TcpListener::bind(("127.0.0.1", PORT)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", PORT)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
         let names = server_names(&[listener.local_addr()?.ip()], &[]);
         let auth = Arc::new(Auth::open(dir, names, ALPN.to_vec(), clock)?);
         let ca = auth.authority().paths().ca.clone();
-        let server = Server::start(listener, service.clone(), Arc::clone(&auth), Limits::default(), clock, false)?;
+        let server =
+            Server::start(listener, service.clone(), Arc::clone(&auth), Limits::default(), clock, false)?;
         for (name, shards) in stream_names() {
             let config = StreamConfig { shard_rate: Some(rate), ..StreamConfig::default() };
             service.create_stream(&admin(), &name, shards, config).await?;
@@ -202,7 +204,10 @@ async fn drive(
         if !cut && elapsed >= cut_at {
             cut = true;
             link.cut();
-            screen.line(&format!("network between agents and store CUT for {} s: agents go on into their spools", plan.cut_seconds));
+            screen.line(&format!(
+                "network between agents and store CUT for {} s: agents go on into their spools",
+                plan.cut_seconds
+            ));
         }
         if cut && !healed && elapsed >= heal_at {
             healed = true;
@@ -217,7 +222,8 @@ async fn drive(
 }
 
 fn further(store_dir: &Path) {
-    let dir = store_dir.strip_prefix(std::env::current_dir().unwrap_or_default()).unwrap_or(store_dir).display();
+    let dir =
+        store_dir.strip_prefix(std::env::current_dir().unwrap_or_default()).unwrap_or(store_dir).display();
     println!(
         "\nLook further (the data stays in {dir} until the next demo):\n\
          \n  cargo build --release && export PATH=$PWD/target/release:$PATH KINESIN_DATA={dir}\n  \
