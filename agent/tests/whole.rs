@@ -108,6 +108,9 @@ fn a_file_is_followed_through_rotation_by_rename_and_deletion() {
     let file = dir.path().join("logs/a.log");
     for round in 0..10u64 {
         append(&file, round * 100, round * 100 + 60);
+        if round == 0 {
+            store.wait("the first lines", LONG, |s| s.counts()[0] == 60);
+        }
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -124,7 +127,7 @@ fn a_file_is_followed_through_rotation_by_rename_and_deletion() {
     assert!(agent.drain_and_stop(LONG));
     let mut lines = store.lines("logs");
     lines.sort_by_key(|l| l[5..].parse::<u64>().unwrap());
-    assert_eq!(lines, want(0, 1000));
+    assert!(lines == want(0, 1000), "{} lines, from {:?}", lines.len(), lines.first());
 }
 
 #[test]
@@ -233,12 +236,28 @@ fn what_a_full_spool_drops_is_in_the_ledger_to_the_record() {
             assert!(std::time::Instant::now() < until, "{:?}", agent.stats());
             std::thread::sleep(Duration::from_millis(10));
         }
+        let settled = |stats: &agent::Snapshot| stats.batches > 0 && stats.lost_records > 0;
+        let mut before = agent.stats();
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let now = agent.stats();
+            if settled(&now) && (now.lost_records, now.commits) == (before.lost_records, before.commits) {
+                break;
+            }
+            before = now;
+        }
         store.set_down(false);
         assert!(agent.drain(LONG), "{policy}: {:?} {:?}", agent.stats(), store.counts());
         let most = LONG * 2;
         store.wait("every record stored or in the ledger", most, |s| {
             std::thread::sleep(Duration::from_millis(100));
             let told: u64 = s.of("_loss").iter().map(|r| lost(&r.data)).sum();
+            let stored = s.of("logs").len() as u64;
+            assert!(
+                told + stored <= 600_000,
+                "{policy}: {told} in the ledger, {stored} stored, {:?}",
+                agent.stats()
+            );
             told + s.of("logs").len() as u64 == 600_000
         });
         let lines = store.lines("logs");
