@@ -54,18 +54,30 @@ struct StoreArgs {
     /// Data folder of a store on this machine; its address and the operator's certificate are in there.
     #[arg(long, env = "KINESIN_DATA", value_name = "DIR", help_heading = "Which store")]
     data: Option<PathBuf>,
-    /// A store elsewhere, such as kinesin://store.example:4567; needs --ca, --cert and --key.
+    /// A store elsewhere, such as kinesin://store.example:4567; needs --ca, --cert and --cert-key.
     #[arg(long, env = "KINESIN_STORE", value_name = "URL", help_heading = "Which store")]
     store: Option<String>,
     /// The store's ca.pem.
     #[arg(long, env = "KINESIN_CA", value_name = "FILE", help_heading = "Which store")]
     ca: Option<PathBuf>,
     /// The operator's certificate: a copy of the store's admin.pem.
-    #[arg(long, env = "KINESIN_CERT", value_name = "FILE", help_heading = "Which store", requires = "key")]
+    #[arg(
+        long,
+        env = "KINESIN_CERT",
+        value_name = "FILE",
+        help_heading = "Which store",
+        requires = "cert_key"
+    )]
     cert: Option<PathBuf>,
     /// The operator's key: a copy of the store's admin.key.
-    #[arg(long, env = "KINESIN_KEY", value_name = "FILE", help_heading = "Which store", requires = "cert")]
-    key: Option<PathBuf>,
+    #[arg(
+        long,
+        env = "KINESIN_CERT_KEY",
+        value_name = "FILE",
+        help_heading = "Which store",
+        requires = "cert"
+    )]
+    cert_key: Option<PathBuf>,
 }
 
 impl StoreArgs {
@@ -74,7 +86,7 @@ impl StoreArgs {
             let Some(dir) = &self.data else {
                 anyhow::bail!(
                     "which store? Give --data DIR (or set KINESIN_DATA) for one on this machine, \
-                     or --store URL with --ca, --cert and --key"
+                     or --store URL with --ca, --cert and --cert-key"
                 );
             };
             return Ok(Target::of_data_dir(dir)?);
@@ -84,10 +96,10 @@ impl StoreArgs {
         let ca = self.ca.clone().or_else(|| in_data("ca.pem"));
         let ca = ca.context("--store needs --ca FILE: a copy of the store's ca.pem")?;
         let cert = self.cert.clone().or_else(|| in_data("admin.pem"));
-        let key = self.key.clone().or_else(|| in_data("admin.key"));
+        let key = self.cert_key.clone().or_else(|| in_data("admin.key"));
         let (Some(cert), Some(key)) = (cert, key) else {
             anyhow::bail!(
-                "--store needs --cert FILE and --key FILE: copies of the store's admin.pem and admin.key"
+                "--store needs --cert FILE and --cert-key FILE: copies of the store's admin.pem and admin.key"
             );
         };
         Ok(Target::of_files(url, &ca, Some((&cert, &key)))?)

@@ -28,9 +28,8 @@ impl Table {
             let cells = self.rows.iter().map(|row| cell(row, i).chars().count());
             cells.chain([self.head[i].len()]).max().unwrap_or(0)
         };
-        let numbers: Vec<bool> = (0..columns)
-            .map(|i| self.rows.iter().all(|row| cell(row, i).starts_with(|c: char| c.is_ascii_digit())))
-            .collect();
+        let numbers: Vec<bool> =
+            (0..columns).map(|i| self.rows.iter().all(|row| is_number(&cell(row, i)))).collect();
         let line = |cells: Vec<String>| {
             let mut out = String::new();
             for (i, text) in cells.iter().enumerate() {
@@ -47,6 +46,11 @@ impl Table {
         let head = line(self.head.iter().map(|h| (*h).to_owned()).collect());
         self.rows.iter().fold(head, |all, row| all + &line((0..columns).map(|i| cell(row, i)).collect()))
     }
+}
+
+/// A count, a size or a share; a time of day is none.
+fn is_number(cell: &str) -> bool {
+    cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains([':', ',', '/'])
 }
 
 pub(super) fn print(text: &str) -> io::Result<()> {

@@ -30,7 +30,8 @@ pub(super) struct PutArgs {
     #[arg(value_parser = stream_name)]
     stream: StreamName,
     /// A record each. Without any, or with -, one record for each line of standard input.
-    data: Vec<String>,
+    #[arg(value_name = "RECORD")]
+    records: Vec<String>,
     /// Partition key of all records: those with the same key keep their order. Without it they are spread.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
@@ -47,14 +48,14 @@ pub(super) async fn run(args: PutArgs) -> anyhow::Result<()> {
     let client = Client::connect_as(&args.store.target()?, &hello).await?;
     let stream = client.stream(Call::OpenStream { name: args.stream.clone() }).await?;
     let mut putter = Putter::new(client, stream.name, producer, args.key);
-    let from_stdin = args.data.is_empty() || args.data == ["-"];
+    let from_stdin = args.records.is_empty() || args.records == ["-"];
     if from_stdin {
         if io::stdin().is_terminal() {
             eprintln!("kinesin: a record a line; Ctrl-D ends");
         }
         putter.put_lines().await?;
     } else {
-        for data in &args.data {
+        for data in &args.records {
             putter.put(data.as_bytes()).await?;
         }
     }
@@ -125,7 +126,8 @@ impl Putter {
         if full {
             self.send().await?;
         }
-        let spread = self.records.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_string();
+        // Other keys in every run, so that runs of one record are spread too.
+        let spread = (self.producer.id as u64).wrapping_add(self.records).to_string();
         let key = self.builder.key(self.key.as_deref().unwrap_or(&spread), None).context("--key")?;
         self.builder.push(key, self.clock.wall(), data);
         self.records += 1;

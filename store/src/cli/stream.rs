@@ -271,18 +271,20 @@ fn show(common: &Common, stream: &StreamInfo) -> anyhow::Result<()> {
     }
     let config = &stream.config;
     let bound = config.retention_bytes.map_or_else(String::new, |b| format!(", at most {}", show_bytes(b)));
+    let rate = config
+        .shard_rate
+        .map_or_else(|| "no limit".to_owned(), |rate| format!("{} per shard", show_rate(Some(rate))));
     let mut text = format!(
-        "stream     {}\ncreated    {}\nretention  {}{bound}\nrate       {} per shard\n\
+        "stream     {}\ncreated    {}\nretention  {}{bound}\nrate       {rate}\n\
          records    at most {}\nfsync      {}\nstored     {}\n\n",
         stream.name,
         out::show_time(stream.created),
         show_span(config.retention_ms),
-        show_rate(config.shard_rate),
         show_bytes(u64::from(config.record_bytes_max)),
         FsyncWhen(config.fsync),
         show_bytes(stream.stored_bytes),
     );
-    let mut table = out::Table::new(&["SHARD", "STATE", "FROM", "SHARE", "FIRST", "NEXT", "PARENTS"]);
+    let mut table = out::Table::new(&["SHARD", "STATE", "CREATED", "SHARE", "FIRST", "NEXT", "PARENTS"]);
     stream.shards.iter().for_each(|shard| table.row(shard_row(shard)));
     text += &table.text();
     Ok(out::print(&text)?)
