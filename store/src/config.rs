@@ -82,8 +82,9 @@ impl FromStr for Rate {
         if text.trim() == "off" {
             return Ok(Rate(None));
         }
-        let bad =
-            || format!("{text:?} is no rate: write bytes and records a second, such as 1 MiB/s,1000/s, or off");
+        let bad = || {
+            format!("{text:?} is no rate: write bytes and records a second, such as 1 MiB/s,1000/s, or off")
+        };
         let (bytes, records) = text.split_once(',').ok_or_else(bad)?;
         let per_second = |part: &str| part.trim().strip_suffix("/s").map(str::to_owned).ok_or_else(bad);
         let bytes_per_second = per_second(bytes)?.parse::<Bytes>().map_err(|_| bad())?.0;
@@ -105,7 +106,8 @@ impl FromStr for FsyncWhen {
         if text.trim() == "always" {
             return Ok(FsyncWhen(Fsync::Always));
         }
-        let ms = text.parse::<Span>().map_err(|_| format!("{text:?}: write always, or a time such as 5ms"))?;
+        let ms =
+            text.parse::<Span>().map_err(|_| format!("{text:?}: write always, or a time such as 5ms"))?;
         let ms = u32::try_from(ms.millis()).ok().filter(|ms| *ms > 0);
         let ms = ms.ok_or_else(|| format!("{text:?}: at least 1ms, or always"))?;
         Ok(FsyncWhen(Fsync::IntervalMs(ms)))
@@ -129,9 +131,10 @@ pub fn show_bytes(bytes: u64) -> String {
 /// A time for people: the largest unit that is exact.
 #[must_use]
 pub fn show_span(ms: u64) -> String {
-    let whole = SPANS_MS.iter().rev().find(|(name, factor)| {
-        ms % factor == 0 && (ms >= *factor) && !(*name == "d" && ms < 2 * factor)
-    });
+    let whole = SPANS_MS
+        .iter()
+        .rev()
+        .find(|(name, factor)| ms % factor == 0 && (ms >= *factor) && !(*name == "d" && ms < 2 * factor));
     whole.map_or_else(|| format!("{ms}ms"), |(name, factor)| format!("{}{name}", ms / factor))
 }
 

@@ -36,7 +36,11 @@ impl Table {
             for (i, text) in cells.iter().enumerate() {
                 let pad = " ".repeat(width(i).saturating_sub(text.chars().count()));
                 let gap = if i == 0 { "" } else { "  " };
-                out += &if numbers[i] && i > 0 { format!("{gap}{pad}{text}") } else { format!("{gap}{text}{pad}") };
+                out += &if numbers[i] && i > 0 {
+                    format!("{gap}{pad}{text}")
+                } else {
+                    format!("{gap}{text}{pad}")
+                };
             }
             out.trim_end().to_owned() + "\n"
         };

@@ -92,8 +92,9 @@ fn bind(listen: &str) -> anyhow::Result<TcpListener> {
         .to_socket_addrs()
         .with_context(|| format!("--listen {listen} is no address and port, such as 127.0.0.1:4567"))?
         .collect();
-    TcpListener::bind(addresses.as_slice())
-        .with_context(|| format!("can't listen on {listen}; another --listen, such as 127.0.0.1:0, takes a free port"))
+    TcpListener::bind(addresses.as_slice()).with_context(|| {
+        format!("can't listen on {listen}; another --listen, such as 127.0.0.1:0, takes a free port")
+    })
 }
 
 /// As many connections as the system has files for.

@@ -246,7 +246,9 @@ async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
     }
     let client = args.common.store.connect().await?;
     match client.call(Call::DeleteStream { name: args.name.clone() }).await? {
-        Reply::Done {} if args.common.json => Ok(out::print_json(&serde_json::json!({ "deleted": args.name }))?),
+        Reply::Done {} if args.common.json => {
+            Ok(out::print_json(&serde_json::json!({ "deleted": args.name }))?)
+        }
         Reply::Done {} => Ok(out::print(&format!("stream {} is deleted\n", args.name))?),
         other => Err(unexpected(&other)),
     }

@@ -168,7 +168,11 @@ impl Walk {
     fn start(&mut self, info: &StreamInfo, first_time: bool) -> anyhow::Result<()> {
         let known: HashMap<ShardId, bool> = info.shards.iter().map(|s| (s.id, s.closed)).collect();
         if let Some(missing) = self.only.iter().find(|id| !known.contains_key(id)) {
-            anyhow::bail!("stream {} has no shard {}; `kinesin stream describe {0}` shows all", self.name, missing.0);
+            anyhow::bail!(
+                "stream {} has no shard {}; `kinesin stream describe {0}` shows all",
+                self.name,
+                missing.0
+            );
         }
         let latest = first_time && self.from == Place::Latest;
         for shard in &info.shards {
@@ -300,7 +304,14 @@ impl Printer {
                 self.left -= 1;
                 self.line.clear();
                 if self.json {
-                    put_json(&mut self.line, &self.stream, part.shard, sequence, frame.header.arrival, &record);
+                    put_json(
+                        &mut self.line,
+                        &self.stream,
+                        part.shard,
+                        sequence,
+                        frame.header.arrival,
+                        &record,
+                    );
                 } else {
                     self.line.extend_from_slice(record.data);
                 }

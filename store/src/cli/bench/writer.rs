@@ -83,7 +83,8 @@ impl Writer {
         getrandom::fill(&mut id).context("no randomness for a producer id")?;
         let producer = Producer { id: u128::from_le_bytes(id).max(1), epoch: 1 };
         let client = concat!("kinesin-bench/", env!("CARGO_PKG_VERSION")).to_owned();
-        let link = Link::connect(target, &Hello { client, producer: Some(producer), streams: Vec::new() }).await?;
+        let link =
+            Link::connect(target, &Hello { client, producer: Some(producer), streams: Vec::new() }).await?;
         let most = link.welcome().inflight_batches_max.max(1) as usize;
         Ok(Writer {
             link,
@@ -143,7 +144,9 @@ impl Writer {
                 return Ok(Some(Duration::from_millis(u64::from(retry_after_ms.max(1)))));
             }
             Outcome::OutOfSequence { .. } => return Ok(Some(Duration::ZERO)),
-            Outcome::Stored { refused, .. } => bail!("the store refused {} records of a batch", refused.len()),
+            Outcome::Stored { refused, .. } => {
+                bail!("the store refused {} records of a batch", refused.len())
+            }
             Outcome::Refused(code) => bail!("the store refused a batch: {}", code.text()),
         }
         Ok(None)
