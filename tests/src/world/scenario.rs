@@ -164,7 +164,7 @@ impl Scenario {
             lone,
             record_bytes_max: some(&[600, 1500, 4096]) as u32,
             segment_bytes: some(&[1500, 4096, 4096, 12_000]),
-            pending_max: some(&[6_000, 16_000, 1 << 20]) as usize,
+            pending_max: some(&[9_000, 20_000, 1 << 20]) as usize,
             retention_ms: some(&[2_000, 10_000, 3_600_000]),
             inflight_max: some(&[1, 4, 16]) as u32,
             spool_bytes_max: some(&[6_000, 20_000, 1 << 20]),

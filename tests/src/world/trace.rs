@@ -18,7 +18,13 @@ impl Trace {
     }
 
     /// Notes an event. `detail` is only made for people.
-    pub fn note(&mut self, now: Mono, what: &'static str, numbers: [u64; 3], detail: impl FnOnce() -> String) {
+    pub fn note(
+        &mut self,
+        now: Mono,
+        what: &'static str,
+        numbers: [u64; 3],
+        detail: impl FnOnce() -> String,
+    ) {
         self.events += 1;
         for value in what.bytes().map(u64::from).chain(numbers).chain([now.0]) {
             self.hash = (self.hash ^ value).wrapping_mul(0x0100_0000_01B3).rotate_left(23);

@@ -1,0 +1,75 @@
+//! The simulated world, thousands of times: every seed is another history of crashes, lost answers, resets, splits,
+//! full disks and failing syncs, and in every one all promises hold. One seed is replayed with its story by
+//! `SIM_SEED=<seed> cargo test -p tests --test sim`.
+
+use tests::world::scenario::{MUTANTS, Mutant, Scenario};
+use tests::world::{Report, run};
+
+/// Histories by default; `SIM_SEEDS` asks for more.
+const SEEDS: u64 = 600;
+
+/// A broken world is found out within this many.
+const MUTANT_SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn replay_line(seed: u64) -> String {
+    format!("SIM_SEED={seed} cargo test -p tests --test sim every_promise -- --nocapture")
+}
+
+fn check(seed: u64) -> Report {
+    let report = run(&Scenario::new(seed, None), false);
+    if let Some(violation) = &report.violation {
+        panic!("seed {seed}: {}: {}\nreplay: {}", violation.promise, violation.what, replay_line(seed));
+    }
+    report
+}
+
+#[test]
+fn every_promise_holds_in_every_history() {
+    if let Some(seed) = number("SIM_SEED") {
+        let report = run(&Scenario::new(seed, None), true);
+        assert_eq!(report.violation, None, "seed {seed}");
+        return;
+    }
+    let (from, count) = (number("SIM_FROM").unwrap_or(0), number("SIM_SEEDS").unwrap_or(SEEDS));
+    let (mut events, mut crashes) = (0, 0);
+    for seed in from..from + count {
+        let report = check(seed);
+        events += report.events;
+        crashes += report.store_crashes;
+    }
+    eprintln!("{count} histories, {events} events, {crashes} crashes of the store");
+    assert!(crashes > count, "histories without crashes prove little");
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    for seed in 0..20 {
+        let scenario = Scenario::new(seed, None);
+        let (first, second) = (run(&scenario, false), run(&scenario, false));
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+    }
+}
+
+/// The first seed in which a mutant is caught, and by which promise.
+fn caught(mutant: Mutant) -> Option<(u64, &'static str)> {
+    (0..MUTANT_SEEDS).find_map(|seed| {
+        let report = run(&Scenario::new(seed, Some(mutant)), false);
+        report.violation.map(|violation| (seed, violation.promise))
+    })
+}
+
+#[test]
+fn every_deliberate_defect_is_caught() {
+    let mut survived = Vec::new();
+    for mutant in MUTANTS {
+        match caught(mutant) {
+            Some((seed, promise)) => eprintln!("{mutant:?}: seed {seed}: {promise}"),
+            None => survived.push(mutant),
+        }
+    }
+    assert!(survived.is_empty(), "nobody noticed {survived:?} in {MUTANT_SEEDS} histories");
+}
