@@ -7,7 +7,7 @@ use protocol::batch::Batch;
 use protocol::frame::{Frame, Header};
 use protocol::rng::Rng;
 use protocol::sequence::{SequenceNumber, ShardId};
-use store::log::{LogReader, ReadLimit};
+use store::log::{LogReader, ReadError, ReadLimit};
 use store::shard::commit::ShardMap;
 use store::shard::state::Shard;
 
@@ -23,13 +23,23 @@ pub struct Follower {
 
 impl Follower {
     /// Reads what is new.
-    pub fn poll(&mut self, map: &ShardMap, reader: &dyn LogReader, rng: &mut Rng, checks: &mut Checks) {
+    ///
+    /// # Errors
+    /// The disk can't be read: no wonder where the machine has stopped.
+    pub fn poll(
+        &mut self,
+        map: &ShardMap,
+        reader: &dyn LogReader,
+        rng: &mut Rng,
+        checks: &mut Checks,
+    ) -> Result<(), ReadError> {
         checks.see(&Seen::Shards(map));
         for (id, shard) in &map.1 {
             if shard.parents.iter().all(|parent| self.is_done(map, *parent)) {
-                self.follow(*id, shard, reader, rng, checks);
+                self.follow(*id, shard, reader, rng, checks)?;
             }
         }
+        Ok(())
     }
 
     /// All of it was read, or it is so old that nothing of it is left.
@@ -46,27 +56,27 @@ impl Follower {
         reader: &dyn LogReader,
         rng: &mut Rng,
         checks: &mut Checks,
-    ) {
+    ) -> Result<(), ReadError> {
         let mut next = self.next.get(&id).copied().unwrap_or(shard.first);
         while next < reader.tail(id) {
             let limit = ReadLimit { bytes_max: rng.between(1, 8000) as usize };
-            let found = match reader.read(id, next, limit) {
-                Ok(found) => found,
-                Err(error) => return checks.see(&Seen::Problem(&error.to_string())),
-            };
+            let found = reader.read(id, next, limit)?;
             if found.next <= next {
                 let why = format!("{id} has nothing at {next}, its tail is {}", reader.tail(id));
-                return checks.see(&Seen::Problem(&why));
+                checks.see(&Seen::Problem(&why));
+                break;
             }
             let see = &mut |header: &Header, records: &[(u64, RecordId)]| {
                 checks.see(&Seen::Read(Read { shard: id, header, records }));
             };
             if let Err(problem) = self.unpack(&found.frames, next.0, see) {
-                return checks.see(&Seen::Problem(&format!("{id}: {problem}")));
+                checks.see(&Seen::Problem(&format!("{id}: {problem}")));
+                break;
             }
             next = found.next;
             self.next.insert(id, next);
         }
+        Ok(())
     }
 
     /// Hands on the records of each frame from a sequence number on.
@@ -98,29 +108,34 @@ impl Follower {
     }
 
     /// Reads everything that can be read.
-    pub fn audit(&mut self, map: &ShardMap, reader: &dyn LogReader, checks: &mut Checks) {
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn audit(
+        &mut self,
+        map: &ShardMap,
+        reader: &dyn LogReader,
+        checks: &mut Checks,
+    ) -> Result<(), ReadError> {
         for (id, shard) in &map.1 {
-            let first = match reader.first(*id) {
-                Ok(first) => first.max(shard.first),
-                Err(error) => return checks.see(&Seen::Problem(&error.to_string())),
-            };
+            let first = reader.first(*id)?.max(shard.first);
             let tail = reader.tail(*id).max(shard.first);
             let (mut next, mut all) = (first, Vec::new());
             while next < tail {
-                let found = match reader.read(*id, next, ReadLimit { bytes_max: 1 << 20 }) {
-                    Ok(found) => found,
-                    Err(error) => return checks.see(&Seen::Problem(&error.to_string())),
-                };
+                let found = reader.read(*id, next, ReadLimit { bytes_max: 1 << 20 })?;
                 if found.next <= next {
-                    return checks.see(&Seen::Problem(&format!("{id} has nothing at {next} before {tail}")));
+                    checks.see(&Seen::Problem(&format!("{id} has nothing at {next} before {tail}")));
+                    break;
                 }
                 let see = &mut |_: &Header, records: &[(u64, RecordId)]| all.extend_from_slice(records);
                 if let Err(problem) = self.unpack(&found.frames, next.0, see) {
-                    return checks.see(&Seen::Problem(&format!("{id}: {problem}")));
+                    checks.see(&Seen::Problem(&format!("{id}: {problem}")));
+                    break;
                 }
                 next = found.next;
             }
             checks.see(&Seen::Audit(Audit { shard: *id, first: first.0, tail: tail.0, records: &all }));
         }
+        Ok(())
     }
 }

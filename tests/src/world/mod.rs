@@ -8,13 +8,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ::disk::{AppendFault, Crash, DirName, SyncFault};
+use ::disk::{AppendFault, Crash, DirName, Disk, SyncFault};
 use protocol::backoff::Backoff;
 use protocol::name::StreamName;
 use protocol::outcome::Ack;
 use protocol::rng::Rng;
 use protocol::stream::StreamInfo;
 use protocol::time::{Mono, UnixMs};
+use store::log::ReadError;
 use store::shard::sequencer::Now;
 
 pub mod check;
@@ -565,8 +566,25 @@ impl World {
     }
 
     fn follow(&mut self) {
-        if let Some(running) = &self.node.running {
-            self.follower.poll(&running.map, &*running.reader, &mut self.reads, &mut self.checks);
+        let Some(running) = &self.node.running else { return };
+        let (map, reader) = (&running.map, &*running.reader);
+        let read = self.follower.poll(map, reader, &mut self.reads, &mut self.checks);
+        self.check_read(read);
+    }
+
+    /// Looks at everything.
+    fn audit(&mut self) {
+        let Some(running) = &self.node.running else { return };
+        let read = self.follower.audit(&running.map, &*running.reader, &mut self.checks);
+        self.check_read(read);
+    }
+
+    /// A machine that has stopped can't be read; one that runs can.
+    fn check_read(&mut self, read: Result<(), ReadError>) {
+        if let Err(error) = read
+            && self.node.disk.list(&DirName::root()).is_ok()
+        {
+            self.checks.see(&Seen::Problem(&error.to_string()));
         }
     }
 
@@ -584,9 +602,8 @@ impl World {
         match started {
             Err(died) => self.died(&died),
             Ok(()) => {
-                let Some(running) = &self.node.running else { return };
-                self.follower.poll(&running.map, &*running.reader, &mut self.reads, &mut self.checks);
-                self.follower.audit(&running.map, &*running.reader, &mut self.checks);
+                self.follow();
+                self.audit();
             }
         }
     }
