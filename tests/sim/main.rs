@@ -2,9 +2,9 @@
 //! full disks and failing syncs, and in every one all promises hold. One seed is replayed with its story by
 //! `SIM_SEED=<seed> cargo test -p tests --test sim`.
 
-use tests::world::scenario::{MUTANTS, Mutant, Scenario};
 use tests::world::check::Violation;
 use tests::world::run;
+use tests::world::scenario::{MUTANTS, Mutant, Scenario};
 
 /// Histories by default; `SIM_SEEDS` asks for more.
 const SEEDS: u64 = 600;
