@@ -200,12 +200,9 @@ impl Stream {
         let now = self.now();
         let header = &frame.header;
         let bytes = header.total_len as usize;
-        if !self.inner.gate.is_open_for(bytes) {
-            self.answer_now(header, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, acks);
-            return;
-        }
         let mut core = lock(&self.inner.core);
-        if core.committer.closing {
+        if core.committer.closing || !self.inner.gate.is_open_for(bytes) {
+            core.committer.sequencer.turn_away(header, epoch, now);
             drop(core);
             self.answer_now(header, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, acks);
             return;

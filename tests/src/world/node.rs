@@ -224,6 +224,9 @@ impl Node {
         let header = frame.header;
         let waiting = running.pending + bytes.len();
         if self.is_full || (waiting > self.scenario.pending_max && !ignore_bound) {
+            if !self.scenario.mutant.is_some_and(|m| m == Mutant::BusyForgotten) {
+                running.committer.sequencer.turn_away(&header, epoch, now);
+            }
             let outcome = Outcome::Busy { retry_after_ms: BUSY_RETRY_MS };
             effects.push(Effect::Answer(conn, Ack::to(&header, outcome)));
             return Ok(());

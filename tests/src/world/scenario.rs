@@ -26,6 +26,8 @@ pub enum Mutant {
     ThrottleIgnored,
     /// One shard over its rate stops all of them.
     ThrottleEverything,
+    /// What comes behind a lane's first batch, which was turned away, is taken for the first.
+    BusyForgotten,
     /// A batch after a refused one is taken before it.
     NoOrder,
     /// The bound on waiting bytes is not looked at.
@@ -45,7 +47,7 @@ pub enum Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 18] = [
+pub const MUTANTS: [Mutant; 19] = [
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
     Mutant::SkipSyncDir,
@@ -56,6 +58,7 @@ pub const MUTANTS: [Mutant; 18] = [
     Mutant::DeliverBeforeDurable,
     Mutant::ThrottleIgnored,
     Mutant::ThrottleEverything,
+    Mutant::BusyForgotten,
     Mutant::NoOrder,
     Mutant::NoPendingBound,
     Mutant::TrimTooMuch,
