@@ -69,7 +69,7 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
         return whole.checked_mul(factor);
     }
     let value = number.parse::<f64>().ok()? * factor as f64;
-    (value.is_finite() && value >= 0.0 && value < 9e15).then_some(value.round() as u64)
+    (0.0..9e15).contains(&value).then_some(value.round() as u64)
 }
 
 /// What a shard takes: `1 MiB/s,1000/s`, or `off`.
@@ -131,10 +131,9 @@ pub fn show_bytes(bytes: u64) -> String {
 /// A time for people: the largest unit that is exact.
 #[must_use]
 pub fn show_span(ms: u64) -> String {
-    let whole = SPANS_MS
-        .iter()
-        .rev()
-        .find(|(name, factor)| ms % factor == 0 && (ms >= *factor) && !(*name == "d" && ms < 2 * factor));
+    let whole = SPANS_MS.iter().rev().find(|(name, factor)| {
+        ms.is_multiple_of(*factor) && (ms >= *factor) && !(*name == "d" && ms < 2 * factor)
+    });
     whole.map_or_else(|| format!("{ms}ms"), |(name, factor)| format!("{}{name}", ms / factor))
 }
 

@@ -4,3 +4,5 @@
 
 pub mod broker;
 pub mod corpus;
+pub mod link;
+pub mod process;

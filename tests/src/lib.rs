@@ -3,6 +3,8 @@
 //! `harness` runs real things on real sockets; `world` runs the same machines in virtual time. Nothing in here is
 //! linked into the product.
 
+pub mod bench;
 pub mod clock;
+pub mod demo;
 pub mod harness;
 pub mod world;

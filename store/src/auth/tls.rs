@@ -59,21 +59,19 @@ pub fn principal_of(chain: Option<&[CertificateDer<'_>]>) -> Result<Principal, A
     let (_, parsed) =
         x509_parser::parse_x509_certificate(certificate).map_err(|e| unreadable(e.to_string()))?;
     let names = parsed.subject_alternative_name().map_err(|e| unreadable(e.to_string()))?;
-    let uris = names.iter().flat_map(|ext| &ext.value.general_names).filter_map(|name| match name {
+    let mut uris = names.iter().flat_map(|ext| &ext.value.general_names).filter_map(|name| match name {
         GeneralName::URI(uri) => uri.strip_prefix(URI_PREFIX),
         _ => None,
     });
-    for uri in uris {
-        let (role, name) = uri.split_once(':').unwrap_or((uri, ""));
-        let role = match role {
-            "admin" => Role::Admin,
-            "agent" => Role::Agent,
-            other => return Err(unreadable(format!("it has the unknown role {other:?}"))),
-        };
-        check_name(name)?;
-        return Ok(Principal { name: name.to_owned(), role });
-    }
-    Err(unreadable(format!("it has no {URI_PREFIX}… name")))
+    let uri = uris.next().ok_or_else(|| unreadable(format!("it has no {URI_PREFIX}… name")))?;
+    let (role, name) = uri.split_once(':').unwrap_or((uri, ""));
+    let role = match role {
+        "admin" => Role::Admin,
+        "agent" => Role::Agent,
+        other => return Err(unreadable(format!("it has the unknown role {other:?}"))),
+    };
+    check_name(name)?;
+    Ok(Principal { name: name.to_owned(), role })
 }
 
 /// Why a handshake failed, as far as the two sides can know.

@@ -84,6 +84,8 @@ pub struct Stats {
     pub protocol_errors: u64,
     /// Sessions now, connected or not.
     pub sessions: u64,
+    /// Subscriptions of all sessions now.
+    pub subscriptions: u64,
     /// Sessions connected now.
     pub connected: u64,
 }

@@ -1,7 +1,7 @@
 //! Realistic input, the same for the same seed, without any outside data.
 //!
 //! Access logs, syslog and truck telemetry are generated; real logs are used where there are some: in the folder that the
-//! environment variable `KINESIN_DATA` names, or in `../shared/data` beside the checkout. Nothing depends on their being
+//! environment variable `KINESIN_CORPUS` names, or in `../shared/data` beside the checkout. Nothing depends on their being
 //! there. A line can carry a counter, so that whoever reads it at the other end can tell what is missing, doubled or out
 //! of order. No clock is read: generated timestamps begin at a fixed moment.
 
@@ -210,7 +210,7 @@ pub fn counter_of(line: &[u8]) -> Option<u64> {
 /// Real log files, in the order of their names; empty where there are none.
 pub fn real_logs() -> Vec<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let folder = std::env::var_os("KINESIN_DATA").map_or_else(beside, PathBuf::from);
+    let folder = std::env::var_os("KINESIN_CORPUS").map_or_else(beside, PathBuf::from);
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let is_log = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());

@@ -213,6 +213,7 @@ impl Hub {
         Stats {
             waiting: sessions.clone().map(|entry| entry.session.waiting() as u64).sum(),
             sessions: self.sessions.len() as u64,
+            subscriptions: sessions.clone().map(|entry| entry.session.subscriptions() as u64).sum(),
             connected: sessions.filter(|entry| entry.session.link.is_some()).count() as u64,
             ..self.stats
         }

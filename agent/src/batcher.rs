@@ -1,0 +1,330 @@
+//! The batcher: records in, sealed frames out. Pure: no clock, no files.
+//!
+//! A group is what is committed together: one configured source with its settings. A commit closes all open
+//! batches of its group, so that the group's cursors may go with it: what the cursors have passed is in the
+//! frames, and nothing else is.
+
+use std::collections::BTreeMap;
+
+use protocol::batch::{BatchBuilder, BatchError, KeyIndex};
+use protocol::compress::Compressor;
+use protocol::frame::Header;
+use protocol::name::StreamKey;
+use protocol::time::{Mono, UnixMs};
+
+use crate::config::BatchSettings;
+use crate::lane::LaneId;
+
+/// A group has at most this many batches open; one more closes the oldest.
+const OPEN_BATCHES_MAX: usize = 128;
+
+/// A group's open batches hold at most this many bytes; more, and a commit is due.
+const OPEN_BYTES_MAX: usize = 2 << 20;
+
+/// A group's sealed frames come to about this much; more, and a commit is due.
+const SEALED_BYTES_MAX: usize = 1 << 20;
+
+/// Builders that wait for work keep their memory; this many.
+const SPARE_BUILDERS_MAX: usize = 2;
+
+/// Frames of one commit, and what is in them.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// Whole data frames, one after the other; stream and lane are filled in, the producer is not.
+    pub frames: Vec<u8>,
+    /// How many frames.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    builder: BatchBuilder,
+    since: Mono,
+}
+
+struct Group {
+    settings: BatchSettings,
+    compressor: Compressor,
+    open: BTreeMap<LaneId, Open>,
+    open_bytes: usize,
+    sealed: Sealed,
+    /// When the first record of the next commit came.
+    since: Option<Mono>,
+}
+
+/// See the module.
+pub struct Batcher {
+    groups: Vec<Group>,
+    spare: Vec<BatchBuilder>,
+    open_bytes_max: usize,
+    sealed_bytes_max: usize,
+}
+
+/// A batch that is being filled with records of one key.
+pub struct Writer<'a> {
+    builder: &'a mut BatchBuilder,
+    open_bytes: &'a mut usize,
+    key: KeyIndex,
+    records_max: usize,
+    bytes_max: usize,
+}
+
+impl Writer<'_> {
+    /// Adds a record. False, and nothing added, when the batch is full: ask the batcher for a new writer.
+    #[inline]
+    pub fn push(&mut self, time: UnixMs, data: &[u8]) -> bool {
+        let count = self.builder.record_count();
+        let fits = count < self.records_max && self.builder.user_bytes() + data.len() <= self.bytes_max;
+        if (count > 0 && !fits) || !self.builder.has_room(data.len()) {
+            return false;
+        }
+        self.builder.push(self.key, time, data);
+        *self.open_bytes += data.len();
+        true
+    }
+}
+
+impl Batcher {
+    /// One group for each of these; a commit is due at about `commit_bytes_max`, however large it might be.
+    #[must_use]
+    pub fn new(settings: &[BatchSettings], commit_bytes_max: usize) -> Batcher {
+        let group = |settings: &BatchSettings| Group {
+            settings: *settings,
+            compressor: Compressor::new(settings.codec),
+            open: BTreeMap::new(),
+            open_bytes: 0,
+            sealed: Sealed::default(),
+            since: None,
+        };
+        Batcher {
+            groups: settings.iter().map(group).collect(),
+            spare: Vec::new(),
+            open_bytes_max: OPEN_BYTES_MAX.min(commit_bytes_max),
+            sealed_bytes_max: SEALED_BYTES_MAX.min(commit_bytes_max),
+        }
+    }
+
+    /// A writer into the open batch of a lane, which is closed first where it is full.
+    ///
+    /// # Errors
+    /// When `key` is no partition key.
+    pub fn writer(
+        &mut self,
+        group: usize,
+        lane: LaneId,
+        key: &str,
+        now: Mono,
+    ) -> Result<Writer<'_>, BatchError> {
+        let spare = &mut self.spare;
+        let group = &mut self.groups[group];
+        group.close_if_full(lane, spare);
+        if !group.open.contains_key(&lane) && group.open.len() >= OPEN_BATCHES_MAX {
+            group.close_oldest(spare);
+        }
+        group.since.get_or_insert(now);
+        let settings = group.settings;
+        let open = group
+            .open
+            .entry(lane)
+            .or_insert_with(|| Open { builder: spare.pop().unwrap_or_default(), since: now });
+        let key = open.builder.key(key, None)?;
+        Ok(Writer {
+            builder: &mut open.builder,
+            open_bytes: &mut group.open_bytes,
+            key,
+            records_max: settings.records_max,
+            bytes_max: settings.bytes_max,
+        })
+    }
+
+    /// Adds one record.
+    ///
+    /// # Errors
+    /// When `key` is no partition key.
+    pub fn push(
+        &mut self,
+        group: usize,
+        lane: LaneId,
+        key: &str,
+        time: UnixMs,
+        data: &[u8],
+        now: Mono,
+    ) -> Result<(), BatchError> {
+        if self.writer(group, lane, key, now)?.push(time, data) {
+            return Ok(());
+        }
+        self.close(group, lane);
+        self.writer(group, lane, key, now)?.push(time, data);
+        Ok(())
+    }
+
+    /// Closes the open batch of a lane.
+    pub fn close(&mut self, group: usize, lane: LaneId) {
+        self.groups[group].close(lane, &mut self.spare);
+    }
+
+    /// Closes all open batches of a stream: its lanes are about to be others.
+    pub fn close_stream(&mut self, stream: StreamKey) {
+        let all = LaneId { stream, lane: 0 }..=LaneId { stream, lane: u32::MAX };
+        for group in &mut self.groups {
+            let lanes: Vec<LaneId> = group.open.range(all.clone()).map(|(lane, _)| *lane).collect();
+            lanes.into_iter().for_each(|lane| group.close(lane, &mut self.spare));
+        }
+    }
+
+    /// When a group's next commit is due, if it has anything.
+    #[must_use]
+    pub fn due(&self, group: usize) -> Option<Mono> {
+        let group = &self.groups[group];
+        group.since.map(|since| since.plus_millis(group.settings.linger_ms))
+    }
+
+    /// Whether a group holds as much as a commit should.
+    #[must_use]
+    pub fn is_full(&self, group: usize) -> bool {
+        let group = &self.groups[group];
+        group.sealed.frames.len() >= self.sealed_bytes_max || group.open_bytes >= self.open_bytes_max
+    }
+
+    /// Whether a group has nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self, group: usize) -> bool {
+        self.groups[group].since.is_none()
+    }
+
+    /// Closes everything of a group and hands it out. `spare` is memory for the next commit.
+    pub fn take(&mut self, group: usize, mut spare: Vec<u8>) -> Sealed {
+        let group = &mut self.groups[group];
+        while let Some((lane, _)) = group.open.first_key_value() {
+            let lane = *lane;
+            group.close(lane, &mut self.spare);
+        }
+        group.since = None;
+        spare.clear();
+        std::mem::replace(&mut group.sealed, Sealed { frames: spare, ..Sealed::default() })
+    }
+}
+
+impl Group {
+    fn close_if_full(&mut self, lane: LaneId, spare: &mut Vec<BatchBuilder>) {
+        let settings = self.settings;
+        let full = self.open.get(&lane).is_some_and(|open| {
+            open.builder.record_count() >= settings.records_max
+                || open.builder.user_bytes() >= settings.bytes_max
+                || !open.builder.has_room(0)
+        });
+        if full {
+            self.close(lane, spare);
+        }
+    }
+
+    fn close_oldest(&mut self, spare: &mut Vec<BatchBuilder>) {
+        if let Some(lane) = self.open.iter().min_by_key(|(_, open)| open.since).map(|(lane, _)| *lane) {
+            self.close(lane, spare);
+        }
+    }
+
+    fn close(&mut self, lane: LaneId, spare: &mut Vec<BatchBuilder>) {
+        let Some(mut open) = self.open.remove(&lane) else { return };
+        if !open.builder.is_empty() {
+            let header = Header { stream: lane.stream, lane: lane.lane, ..Header::default() };
+            let header = open.builder.seal(header, &mut self.compressor, &mut self.sealed.frames);
+            self.sealed.batches += 1;
+            self.sealed.records += u64::from(header.record_count);
+            self.sealed.raw_bytes += u64::from(header.raw_len);
+        }
+        if spare.len() < SPARE_BUILDERS_MAX {
+            spare.push(open.builder);
+        }
+        self.open_bytes = if self.open.is_empty() {
+            0
+        } else {
+            self.open.values().map(|open| open.builder.user_bytes()).sum()
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::batch::Batch;
+    use protocol::frame::Frame;
+    use protocol::rng::Rng;
+
+    fn lane(n: u32) -> LaneId {
+        LaneId { stream: StreamKey(7), lane: n }
+    }
+
+    fn settings(records_max: usize, bytes_max: usize) -> BatchSettings {
+        BatchSettings { records_max, bytes_max, linger_ms: 5, ..BatchSettings::default() }
+    }
+
+    fn unpack(mut frames: &[u8]) -> Vec<(u32, Vec<Vec<u8>>)> {
+        let (mut out, mut batch) = (Vec::new(), Batch::new());
+        while !frames.is_empty() {
+            let (frame, rest) = Frame::parse_first(frames).unwrap();
+            batch.open(&frame.header, frame.payload).unwrap();
+            out.push((frame.header.lane, batch.records().map(|r| r.data.to_vec()).collect()));
+            frames = rest;
+        }
+        out
+    }
+
+    #[test]
+    fn a_batch_closes_by_count_by_bytes_and_at_a_commit() {
+        let mut batcher = Batcher::new(&[settings(3, 1000)], 1 << 20);
+        for n in 0..7u8 {
+            batcher.push(0, lane(0), "k", UnixMs(1), &[n], Mono::ZERO).unwrap();
+        }
+        for n in 0..3u8 {
+            batcher.push(0, lane(1), "k", UnixMs(1), &[n; 600], Mono::ZERO).unwrap();
+        }
+        assert_eq!(batcher.due(0), Some(Mono::from_millis(5)));
+        let sealed = batcher.take(0, Vec::new());
+        let sizes: Vec<(u32, usize)> =
+            unpack(&sealed.frames).into_iter().map(|(lane, records)| (lane, records.len())).collect();
+        assert_eq!(sizes.iter().filter(|s| s.0 == 0).map(|s| s.1).collect::<Vec<_>>(), [3, 3, 1]);
+        assert_eq!(sizes.iter().filter(|s| s.0 == 1).map(|s| s.1).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!((sealed.records, sealed.batches), (10, 6));
+        assert!(batcher.is_empty(0) && batcher.due(0).is_none());
+    }
+
+    #[test]
+    fn every_record_comes_out_once_and_in_its_lanes_order() {
+        let mut rng = Rng::new(5);
+        for _ in 0..50 {
+            let mut batcher = Batcher::new(&[settings(20, 2000)], 1 << 20);
+            let mut want: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+            let mut got: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+            for n in 0..2000u32 {
+                let to = rng.below(200) as u32;
+                let mut data = n.to_le_bytes().to_vec();
+                data.resize(4 + rng.below(300) as usize, b'x');
+                batcher.push(0, lane(to), "k", UnixMs(1), &data, Mono(u64::from(n))).unwrap();
+                want.entry(to).or_default().push(data);
+                if rng.chance(10) || n == 1999 {
+                    for (lane, records) in unpack(&batcher.take(0, Vec::new()).frames) {
+                        got.entry(lane).or_default().extend(records);
+                    }
+                }
+                assert!(batcher.groups[0].open.len() <= OPEN_BATCHES_MAX);
+            }
+            assert_eq!(got, want);
+        }
+    }
+
+    #[test]
+    fn a_record_larger_than_a_batch_gets_one_of_its_own() {
+        let mut batcher = Batcher::new(&[settings(100, 1024)], 1 << 20);
+        batcher.push(0, lane(0), "k", UnixMs(1), b"a", Mono::ZERO).unwrap();
+        batcher.push(0, lane(0), "k", UnixMs(1), &[b'x'; 1 << 20], Mono::ZERO).unwrap();
+        batcher.push(0, lane(0), "k", UnixMs(1), b"b", Mono::ZERO).unwrap();
+        let sizes: Vec<usize> =
+            unpack(&batcher.take(0, Vec::new()).frames).iter().map(|(_, r)| r.len()).collect();
+        assert_eq!(sizes, [1, 1, 1]);
+    }
+}

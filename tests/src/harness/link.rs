@@ -1,0 +1,109 @@
+//! A network between two programs that can be cut: a TCP forwarder on loopback. Never: what is inside the bytes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// One hop's memory per direction, in bytes.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// A link that forwards while it is up. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    up: watch::Sender<bool>,
+    forwarded: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    /// Listens on a free port of 127.0.0.1 and forwards to `to`.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start(to: SocketAddr) -> io::Result<Link> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let (up, watching) = watch::channel(true);
+        let forwarded = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(accept(listener, to, watching, Arc::clone(&forwarded)));
+        Ok(Link { address, up, forwarded, task })
+    }
+
+    /// Where to connect to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts every connection, in the middle of whatever it is doing, and closes new ones at once.
+    pub fn cut(&self) {
+        self.up.send_replace(false);
+    }
+
+    /// Forwards again.
+    pub fn heal(&self) {
+        self.up.send_replace(true);
+    }
+
+    /// Bytes forwarded, both ways.
+    #[must_use]
+    pub fn forwarded_bytes(&self) -> u64 {
+        self.forwarded.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.up.send_replace(false);
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, to: SocketAddr, up: watch::Receiver<bool>, forwarded: Arc<AtomicU64>) {
+    loop {
+        let Ok((near, _)) = listener.accept().await else { continue };
+        if !*up.borrow() {
+            drop(near);
+            continue;
+        }
+        let (mut up, forwarded) = (up.clone(), Arc::clone(&forwarded));
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = up.wait_for(|up| !*up) => {}
+                result = forward(near, to, forwarded) => drop(result),
+            }
+        });
+    }
+}
+
+async fn forward(near: TcpStream, to: SocketAddr, forwarded: Arc<AtomicU64>) -> io::Result<()> {
+    let far = TcpStream::connect(to).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let (near_read, near_write) = near.into_split();
+    let (far_read, far_write) = far.into_split();
+    tokio::try_join!(pump(near_read, far_write, &forwarded), pump(far_read, near_write, &forwarded))?;
+    Ok(())
+}
+
+async fn pump(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    forwarded: &AtomicU64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let len = from.read(&mut buffer).await?;
+        if len == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..len]).await?;
+        forwarded.fetch_add(len as u64, Ordering::Relaxed);
+    }
+}

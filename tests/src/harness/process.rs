@@ -1,0 +1,308 @@
+//! The real programs as processes: `kinesin serve` and `kinesin-agent`, started, killed and measured by their ids.
+//! What they print goes to a file, which an error shows the end of.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use store::client::{Client, Target};
+
+use crate::clock;
+
+/// How long a program may take until it works.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the programs are: the folder in `KINESIN_BIN_DIR`, or the one that the running program was built into.
+///
+/// # Errors
+/// When the program is in neither: `cargo build --release` first.
+pub fn binary(name: &str) -> io::Result<PathBuf> {
+    let mut places: Vec<PathBuf> =
+        std::env::var_os("KINESIN_BIN_DIR").map(PathBuf::from).into_iter().collect();
+    if let Ok(me) = std::env::current_exe() {
+        places.extend(me.ancestors().skip(1).take(2).map(Path::to_path_buf));
+    }
+    let found = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("no {name} in {places:?}: run `cargo build --release`"),
+        )
+    })
+}
+
+/// Whether the real programs are there to be run.
+#[must_use]
+pub fn binaries_are_there() -> bool {
+    binary("kinesin").is_ok() && binary("kinesin-agent").is_ok()
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A program that runs. Killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    output: PathBuf,
+}
+
+impl Process {
+    /// Starts a program with its output appended to a file.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(name: &str, words: &[&str], output: &Path) -> io::Result<Process> {
+        let file = File::options().create(true).append(true).open(output)?;
+        let child = Command::new(binary(name)?)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        Ok(Process { name: name.to_owned(), child, output: output.to_path_buf() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it where it is, as `kill -9` does.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.child.kill()?;
+        self.child.wait()
+    }
+
+    /// Asks it to end, as `kill` does, and waits.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn terminate(&mut self) -> io::Result<ExitStatus> {
+        Command::new("kill").arg(self.id().to_string()).status()?;
+        self.child.wait()
+    }
+
+    /// Its exit status, if it has ended.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// All that it has printed.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    fn error(&self, what: &str) -> io::Error {
+        let printed = self.printed();
+        let end: Vec<&str> = printed.lines().rev().take(12).collect();
+        let end: Vec<&str> = end.into_iter().rev().collect();
+        io::Error::other(format!("{} {what}; it printed:\n{}", self.name, end.join("\n")))
+    }
+
+    /// CPU seconds so far, of all its threads, by proc(5).
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+        // 100 ticks a second on every Linux that this runs on.
+        (ticks(11) + ticks(12)) / 100.0
+    }
+
+    /// A line of /proc/PID/status in bytes: `VmRSS` (now) or `VmHWM` (at most so far).
+    #[must_use]
+    pub fn memory_bytes(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let kilobytes = found.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.unwrap_or_default() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A store as a process, on a port that stays the same over restarts.
+#[derive(Debug)]
+pub struct StoreProcess {
+    /// The process; `None` while it is down.
+    pub process: Option<Process>,
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where it listens.
+    pub address: SocketAddr,
+    words: Vec<String>,
+}
+
+impl StoreProcess {
+    /// Starts a store in `home/data`, with more words for `kinesin serve`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start(home: &Path, words: &[&str]) -> io::Result<StoreProcess> {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut store = StoreProcess { process: None, data: home.join("data"), address, words };
+        store.up().await?;
+        Ok(store)
+    }
+
+    /// Starts it (again) and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends, or does not answer in time.
+    pub async fn up(&mut self) -> io::Result<()> {
+        let (data, listen) = (self.data.display().to_string(), self.address.to_string());
+        let mut words = vec!["serve", "--data", &data, "--listen", &listen];
+        words.extend(self.words.iter().map(String::as_str));
+        let output = self.data.with_extension("store.out");
+        if let Some(parent) = output.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut process = Process::start("kinesin", &words, &output)?;
+        let begin = clock::now();
+        loop {
+            if self.client().await.is_ok() {
+                self.process = Some(process);
+                return Ok(());
+            }
+            if let Some(status) = process.ended()? {
+                return Err(process.error(&format!("ended with {status}")));
+            }
+            if clock::now().duration_since(begin) > PATIENCE {
+                return Err(process.error("did not answer in time"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub fn kill(&mut self) -> io::Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+        }
+        Ok(())
+    }
+
+    /// A client with the operator's certificate.
+    ///
+    /// # Errors
+    /// When the store is not there.
+    pub async fn client(&self) -> io::Result<Client> {
+        let target = Target::of_data_dir(&self.data).map_err(io::Error::other)?;
+        Client::connect(&target).await.map_err(io::Error::other)
+    }
+
+    /// Runs `kinesin` with these words and `--data`, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub fn command(&self, words: &[&str]) -> io::Result<String> {
+        let output = Command::new(binary("kinesin")?)
+            .args(words)
+            .arg("--data")
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("kinesin {}: {}: {said}", words.join(" "), output.status)))
+    }
+
+    /// An enrolment token for an agent.
+    ///
+    /// # Errors
+    /// When the command fails or prints none.
+    pub fn token(&self, agent: &str) -> io::Result<String> {
+        let printed = self.command(&["agent", "enroll", agent])?;
+        let token =
+            printed.lines().find_map(|line| line.trim().strip_prefix("token = \"")?.strip_suffix('"'));
+        token.map(str::to_owned).ok_or_else(|| io::Error::other(format!("no token in {printed:?}")))
+    }
+}
+
+/// An agent as a process.
+#[derive(Debug)]
+pub struct AgentProcess {
+    /// The process; `None` while it is down.
+    pub process: Option<Process>,
+    config: PathBuf,
+}
+
+impl AgentProcess {
+    /// Writes `home/NAME.toml` and starts an agent with it. `sources` is what follows `[agent]` and `[store]`; the
+    /// spool is in `home/NAME-spool` unless `sources` has a `[spool]`.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(
+        home: &Path,
+        name: &str,
+        store: &StoreProcess,
+        at: SocketAddr,
+        sources: &str,
+    ) -> io::Result<AgentProcess> {
+        let token = store.token(name)?;
+        let spool = format!("\n[spool]\ndir = \"{}\"\n", home.join(format!("{name}-spool")).display());
+        let spool = if sources.contains("[spool]") { "" } else { spool.as_str() };
+        let text = format!(
+            "[agent]\nname = \"{name}\"\n\n[store]\nurl = \"kinesin://{at}\"\nca = \"{}\"\ntoken = \"{token}\"\n{sources}\n{spool}",
+            store.data.join("ca.pem").display(),
+        );
+        let config = home.join(format!("{name}.toml"));
+        std::fs::write(&config, text)?;
+        let mut agent = AgentProcess { process: None, config };
+        agent.up()?;
+        Ok(agent)
+    }
+
+    /// Starts it (again).
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn up(&mut self) -> io::Result<()> {
+        let output = self.config.with_extension("out");
+        let config = self.config.display().to_string();
+        self.process = Some(Process::start("kinesin-agent", &["--config", &config], &output)?);
+        Ok(())
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub fn kill(&mut self) -> io::Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+        }
+        Ok(())
+    }
+}
