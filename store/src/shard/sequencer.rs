@@ -160,6 +160,15 @@ impl Sequencer {
         Decision::WhenDurable(Outcome::Stored { parts, refused })
     }
 
+    /// A batch is answered `Busy` without having been looked at. Where its lane is new, it is the lane's first: what
+    /// comes behind it must not be taken for that, or it would be a duplicate when it is sent again.
+    pub fn turn_away(&mut self, header: &Header, epoch: u32, now: Now) {
+        let key = (header.producer_id, header.lane);
+        if header.producer_id != 0 && !self.state.lanes.contains_key(&key) {
+            self.state.advance_lane(key.0, key.1, epoch, header.producer_sequence, now.wall);
+        }
+    }
+
     fn check_lane(&mut self, header: &Header, epoch: u32, now: Now) -> Option<Decision> {
         if header.producer_id == 0 {
             return None;
