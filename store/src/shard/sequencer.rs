@@ -143,7 +143,7 @@ impl Sequencer {
         }
         let refused = self.too_large(header, batch);
         if refused.len() == batch.record_count() as usize {
-            return self.put_nothing(header, &refused, epoch, now, group);
+            return self.put_nothing(header, refused, epoch, now, group);
         }
         let shares = self.share_out(header, batch, &refused);
         if let Some(throttled) = self.check_rate(&shares, now) {
@@ -263,19 +263,22 @@ impl Sequencer {
         None
     }
 
-    /// No record of the batch can be stored. An empty batch takes its place in the log, so that the lane goes on
-    /// after it, whatever crashes.
+    /// No record of the batch can be stored, or its producer has lost them and says so. An empty batch takes its
+    /// place in the log, so that the lane goes on after it, whatever crashes.
     fn put_nothing<W>(
         &mut self,
         header: &Header,
-        refused: &[(u32, RefuseCode)],
+        refused: Vec<(u32, RefuseCode)>,
         epoch: u32,
         now: Now,
         group: &mut Group<W>,
     ) -> Decision {
-        let code = refused.first().map_or(RefuseCode::BadBatch, |(_, code)| *code);
+        let outcome = match refused.first() {
+            Some((_, code)) => Outcome::Refused(*code),
+            None => Outcome::Stored { parts: Vec::new(), refused },
+        };
         if header.producer_id == 0 {
-            return Decision::Now(Outcome::Refused(code));
+            return Decision::Now(outcome);
         }
         self.lane_done(header, epoch, now);
         self.scratch.clear();
@@ -283,7 +286,7 @@ impl Sequencer {
         let sealed = self.builder.seal(header, &mut Compressor::new(Codec::None), &mut self.scratch);
         let sealed = self.number(self.open[0].1, sealed, now);
         group.put(sealed, &self.scratch[HEADER_BYTES..]);
-        Decision::WhenDurable(Outcome::Refused(code))
+        Decision::WhenDurable(outcome)
     }
 
     /// The batch goes to one shard as it is: only its header is written anew.
