@@ -32,8 +32,15 @@ fn main() {
         let line = format!(
             "10.0.{}.{} - - [12/Mar/2026:10:{:02}:{:02} +0000] \"GET /api/v1/trucks/{}/telemetry?from={} HTTP/1.1\" 200 \
              {} \"https://example.org/fleet/{}\" \"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\" rt={}\n",
-            n % 255, n * 7 % 253, n / 60 % 60, n % 60, n * 31 % 997, n * 1_000_003 % 99_991, n * 17 % 4096,
-            n % 20, n * 13 % 1000
+            n % 255,
+            n * 7 % 253,
+            n / 60 % 60,
+            n % 60,
+            n * 31 % 997,
+            n * 1_000_003 % 99_991,
+            n * 17 % 4096,
+            n % 20,
+            n * 13 % 1000
         );
         bytes += line.len();
         n += 1;
@@ -53,7 +60,10 @@ fn main() {
     let rss = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default();
     let (mb, cpu) = (bytes as f64 / 1e6, pipe + spool + link);
     println!("{n} lines, {mb:.0} MB in {took:.2} s: {:.0} MB/s", mb / took);
-    println!("agent CPU {cpu:.2} s (pipeline {pipe:.2}, spool {spool:.2}, link {link:.2}): {:.0} MB/CPU s", mb / cpu);
+    println!(
+        "agent CPU {cpu:.2} s (pipeline {pipe:.2}, spool {spool:.2}, link {link:.2}): {:.0} MB/CPU s",
+        mb / cpu
+    );
     println!("agent and store in one process: {rss}; {:?}", agent.stats());
     agent.stop();
 }

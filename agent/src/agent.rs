@@ -139,7 +139,12 @@ impl Starting {
         }
         let parts = pipeline_parts(&config, &spool, &hub, &stats, &log, clock);
         let link = link(&config, &spool, &hub, &stats, &log, clock);
-        let mut handle = AgentHandle { hub: Arc::clone(&hub), stats: Arc::clone(&stats), threads: Vec::new(), _lock: Some(lock) };
+        let mut handle = AgentHandle {
+            hub: Arc::clone(&hub),
+            stats: Arc::clone(&stats),
+            threads: Vec::new(),
+            _lock: Some(lock),
+        };
         let recent = spool.state().recent.clone();
         let spooler = Spooler {
             spool,
@@ -201,7 +206,14 @@ fn pipeline_parts(
     if let Some(settings) = &config.source.stdin {
         let templates = (settings.stream.clone(), settings.partition_key.clone());
         let max = settings.line_bytes_max.0 as usize;
-        intakes.push(Intake::new(intakes.len(), batches.len(), "stdin".to_owned(), templates, agent.clone(), max));
+        intakes.push(Intake::new(
+            intakes.len(),
+            batches.len(),
+            "stdin".to_owned(),
+            templates,
+            agent.clone(),
+            max,
+        ));
         batches.push(settings.batch.over(base));
     }
     Parts {
@@ -253,14 +265,7 @@ fn mqtt_parts(
     config.source.mqtt.iter().enumerate().map(part).collect()
 }
 
-fn link(
-    config: &Config,
-    spool: &Spool,
-    hub: &Arc<Hub>,
-    stats: &Arc<Stats>,
-    log: &Log,
-    clock: Clock,
-) -> Link {
+fn link(config: &Config, spool: &Spool, hub: &Arc<Hub>, stats: &Arc<Stats>, log: &Log, clock: Clock) -> Link {
     let (state, reader): (_, SpoolReader) = (spool.state(), spool.reader());
     let url = config.store.url.0.clone();
     let settings = LinkSettings {

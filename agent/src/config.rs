@@ -64,7 +64,8 @@ impl Size {
     /// # Errors
     /// A sentence with an example when it is none.
     pub fn parse(text: &str) -> Result<Size, String> {
-        let bad = || format!("{text:?} is no size; write a number of bytes or such as \"256 KiB\", \"1 GiB\"");
+        let bad =
+            || format!("{text:?} is no size; write a number of bytes or such as \"256 KiB\", \"1 GiB\"");
         let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let number: u64 = text[..split].parse().map_err(|_| bad())?;
         let unit = text[split..].trim().to_ascii_lowercase();
@@ -471,7 +472,8 @@ impl Config {
         let longest = lines.chain(self.source.mqtt.iter().map(|s| s.message_bytes_max)).max();
         let least = longest.map_or(0, |size| size.0 * 4).max(1 << 20);
         if self.spool.max_bytes.0 < least {
-            let text = format!("spool.max_bytes must be at least {least}: four of the longest lines or messages");
+            let text =
+                format!("spool.max_bytes must be at least {least}: four of the longest lines or messages");
             return Err(("max_bytes", text));
         }
         if self.spool.segment_bytes() > self.spool.max_bytes.0 / 2 {
@@ -529,7 +531,10 @@ impl Config {
     fn check_mqtt(&self) -> Result<(), (&'static str, String)> {
         for source in &self.source.mqtt {
             if source.topics.is_empty() || source.topics.iter().any(String::is_empty) {
-                return Err(("topics", "topics must name at least one topic filter, none of them empty".into()));
+                return Err((
+                    "topics",
+                    "topics must name at least one topic filter, none of them empty".into(),
+                ));
             }
             if source.certificate.is_some() != source.key.is_some() {
                 return Err(("certificate", "certificate and key go together".into()));

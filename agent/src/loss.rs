@@ -7,7 +7,7 @@ use protocol::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
 /// The stream that losses are told in.
-pub const LOSS_STREAM: &str = "_loss";
+pub use protocol::name::LOSS_STREAM;
 
 /// More kinds than this between two tellings are added up under one name: the ledger is bounded too.
 const KINDS_MAX: usize = 256;

@@ -162,13 +162,7 @@ impl Template {
     }
 
     /// The value as a partition key: at most 256 characters, and `fallback` where it has a gap (`false` then).
-    pub fn partition_key(
-        &self,
-        origin: &Origin<'_>,
-        data: &[u8],
-        fallback: &str,
-        out: &mut String,
-    ) -> bool {
+    pub fn partition_key(&self, origin: &Origin<'_>, data: &[u8], fallback: &str, out: &mut String) -> bool {
         let whole = self.render(origin, data, out);
         if !whole {
             out.clear();

@@ -153,6 +153,9 @@ impl Spooler {
         self.log.warn("full", &format!("the spool is full ({} bytes): {policy}", self.spool.bytes()));
         let mut room = false;
         while !room {
+            // What the store has by now is not lost.
+            let (_, delivered) = self.hub.spool_work(Duration::ZERO, false);
+            self.delivered(delivered)?;
             match self.overflow {
                 Overflow::DropOldest if self.spool.drop_oldest()? => {}
                 Overflow::DropNewest => return Ok(Room::Drop),

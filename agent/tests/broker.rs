@@ -69,9 +69,7 @@ impl Mosquitto {
             let options = rumqttc::MqttOptions::new(id, "127.0.0.1", port);
             let (client, mut events) = rumqttc::AsyncClient::new(options, 100_000);
             for n in from..to {
-                client
-                    .try_publish(&topic, rumqttc::QoS::AtLeastOnce, false, format!("line {n}"))
-                    .unwrap();
+                client.try_publish(&topic, rumqttc::QoS::AtLeastOnce, false, format!("line {n}")).unwrap();
             }
             let mut acked = 0;
             while acked < to - from {

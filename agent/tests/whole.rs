@@ -108,6 +108,9 @@ fn a_file_is_followed_through_rotation_by_rename_and_deletion() {
     let file = dir.path().join("logs/a.log");
     for round in 0..10u64 {
         append(&file, round * 100, round * 100 + 60);
+        if round == 0 {
+            store.wait("the first lines", LONG, |s| s.counts()[0] == 60);
+        }
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -118,12 +121,13 @@ fn a_file_is_followed_through_rotation_by_rename_and_deletion() {
         let text: String = (round * 100 + 60..round * 100 + 100).map(|n| format!("line {n}\n")).collect();
         old.write_all(text.as_bytes()).unwrap();
         fs::write(&file, "").unwrap();
-        std::thread::sleep(Duration::from_millis(150));
+        // A file that is there for less than a poll may never be seen.
+        std::thread::sleep(Duration::from_millis(300));
     }
     assert!(agent.drain_and_stop(LONG));
     let mut lines = store.lines("logs");
     lines.sort_by_key(|l| l[5..].parse::<u64>().unwrap());
-    assert_eq!(lines, want(0, 1000));
+    assert!(lines == want(0, 1000), "{} lines, from {:?}", lines.len(), lines.first());
 }
 
 #[test]
@@ -232,12 +236,28 @@ fn what_a_full_spool_drops_is_in_the_ledger_to_the_record() {
             assert!(std::time::Instant::now() < until, "{:?}", agent.stats());
             std::thread::sleep(Duration::from_millis(10));
         }
+        let settled = |stats: &agent::Snapshot| stats.batches > 0 && stats.lost_records > 0;
+        let mut before = agent.stats();
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let now = agent.stats();
+            if settled(&now) && (now.lost_records, now.commits) == (before.lost_records, before.commits) {
+                break;
+            }
+            before = now;
+        }
         store.set_down(false);
         assert!(agent.drain(LONG), "{policy}: {:?} {:?}", agent.stats(), store.counts());
-        store.wait("the ledger", LONG, |s| {
-            std::thread::sleep(Duration::from_millis(200));
+        let most = LONG * 2;
+        store.wait("every record stored or in the ledger", most, |s| {
+            std::thread::sleep(Duration::from_millis(100));
             let told: u64 = s.of("_loss").iter().map(|r| lost(&r.data)).sum();
-            eprintln!("{policy} told {told} stored {} {:?}", s.of("logs").len(), agent.stats());
+            let stored = s.of("logs").len() as u64;
+            assert!(
+                told + stored <= 600_000,
+                "{policy}: {told} in the ledger, {stored} stored, {:?}",
+                agent.stats()
+            );
             told + s.of("logs").len() as u64 == 600_000
         });
         let lines = store.lines("logs");
@@ -256,7 +276,8 @@ fn lost(data: &[u8]) -> u64 {
 fn a_lone_agent_that_knows_the_rate_is_never_refused() {
     let dir = folder();
     let rate = protocol::bucket::ShardRate { bytes_per_second: 1 << 20, records_per_second: 2000 };
-    let store = FakeStore::start(dir.path(), Behaviour { rate: Some(rate), shards: 2, ..Behaviour::default() });
+    let store =
+        FakeStore::start(dir.path(), Behaviour { rate: Some(rate), shards: 2, ..Behaviour::default() });
     let source = FILES.replace("{file_name}", "{json.k}");
     let batch = "[batch]\nrecords_max = 500\n";
     let agent = Agent::start(config(&store, dir.path(), &format!("{source}{batch}"))).unwrap();
@@ -312,7 +333,8 @@ fn a_wrong_authority_or_token_is_said_clearly_and_nothing_is_sent() {
     let _other_store = FakeStore::start(other.path(), Behaviour::default());
     let other_ca = other.path().join("ca.pem");
     let bad_ca = |c: &mut agent::Config| c.store.ca.clone_from(&other_ca);
-    let cases: [(&dyn Fn(&mut agent::Config), &str); 3] = [
+    type Change<'a> = &'a dyn Fn(&mut agent::Config);
+    let cases: [(Change<'_>, &str); 3] = [
         (&bad_token, "the token is used up"),
         (&no_token, "kinesin agent enroll"),
         (&bad_ca, "was not made by the authority"),
@@ -320,7 +342,7 @@ fn a_wrong_authority_or_token_is_said_clearly_and_nothing_is_sent() {
     for (change, say) in cases {
         let mut config = config(&store, dir.path(), FILES);
         change(&mut config);
-        let agent = Agent::start_with(config, agent::log::Log::stderr()).unwrap();
+        let agent = Agent::start(config).unwrap();
         store.wait(say, LONG, |_| agent.stats().last_error.is_some_and(|e| e.contains(say)));
         agent.stop();
     }
@@ -332,7 +354,7 @@ fn a_certificate_is_renewed_before_it_expires() {
     let dir = folder();
     let ttl = Duration::from_secs(10);
     let store = FakeStore::start(dir.path(), Behaviour { certificate_ttl: ttl, ..Behaviour::default() });
-    let agent = Agent::start_with(config(&store, dir.path(), FILES), agent::log::Log::stderr()).unwrap();
+    let agent = Agent::start(config(&store, dir.path(), FILES)).unwrap();
     store.wait("the first certificate", LONG, |s| s.enrolled() >= 1);
     // Valid since a minute ago and for ten seconds: two thirds are over.
     store.set(|b| b.certificate_ttl = Duration::from_secs(3600));

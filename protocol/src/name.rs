@@ -21,6 +21,10 @@ pub struct NotAStreamName {
     pub text: String,
 }
 
+/// Where agents put what they had to drop. Made for them even where streams are not made by themselves: a loss that
+/// can't be reported is the worst kind.
+pub const LOSS_STREAM: &str = "_loss";
+
 impl StreamName {
     /// Checks a text.
     ///

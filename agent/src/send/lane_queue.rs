@@ -38,15 +38,7 @@ impl Entry {
     }
 
     pub(super) fn filler(sequence: u64, position: u64) -> Entry {
-        Entry {
-            sequence,
-            position,
-            len: FILLER_BYTES,
-            records: 0,
-            user_bytes: 0,
-            filler: true,
-            done: false,
-        }
+        Entry { sequence, position, len: FILLER_BYTES, records: 0, user_bytes: 0, filler: true, done: false }
     }
 }
 

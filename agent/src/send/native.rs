@@ -180,9 +180,7 @@ impl Link {
                 let _ = timeout(Duration::from_millis(200), session.close()).await;
                 end
             }
-            Err(error) => {
-                End::Failed(tls::explain(&error, &self.settings.ca, &self.identity.cert_file()))
-            }
+            Err(error) => End::Failed(tls::explain(&error, &self.settings.ca, &self.identity.cert_file())),
         }
     }
 
@@ -425,7 +423,8 @@ impl Link {
     }
 
     fn damaged(&mut self, from: u64, to: u64) {
-        let text = format!("the spool is damaged from {from} to {to}: what was there is lost, the rest goes on");
+        let text =
+            format!("the spool is damaged from {from} to {to}: what was there is lost, the rest goes on");
         self.log.error(&format!("damage {from}"), &text);
         self.outbox.handle_loss(Loss::new("spool", "spool_damaged", 0, to - from).at(from, to));
     }

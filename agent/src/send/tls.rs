@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::identity::Pair;
 
@@ -66,7 +66,8 @@ pub fn explain(error: &io::Error, ca: &Path, cert: &Path) -> String {
             ca.display()
         ),
         Some(Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
-            "the store's certificate has expired: renew it on the store, or set this machine's clock".to_owned()
+            "the store's certificate has expired: renew it on the store, or set this machine's clock"
+                .to_owned()
         }
         Some(Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. })) => {
             "the store's certificate is not valid yet: set this machine's clock".to_owned()

@@ -18,12 +18,12 @@ use crate::clock::Clock;
 use crate::config::{MqttSource as Settings, MqttVersion};
 use crate::hub::{Hub, Message};
 use crate::log::Log;
-use crate::source::file::identity::hash;
-use crate::status::Stats;
 use crate::loss::Loss;
 use crate::partition::{Origin, Template};
 use crate::pipeline::Ctx;
+use crate::source::file::identity::hash;
 use crate::spool::CursorUpdate;
+use crate::status::Stats;
 
 /// The pipeline's side: where messages of one source go.
 pub struct Intake {
@@ -45,7 +45,14 @@ pub struct Intake {
 impl Intake {
     /// For one source.
     #[must_use]
-    pub fn new(source: usize, group: usize, id: String, templates: (Template, Template), default_key: String, bytes_max: usize) -> Intake {
+    pub fn new(
+        source: usize,
+        group: usize,
+        id: String,
+        templates: (Template, Template),
+        default_key: String,
+        bytes_max: usize,
+    ) -> Intake {
         let (stream, partition_key) = templates;
         Intake {
             source,
@@ -454,7 +461,7 @@ driver!(
         };
         parts.settings.topics.iter().map(filter).collect::<Vec<_>>()
     },
-    |publish| String::from_utf8_lossy(&publish.topic).into_owned()
+    |publish: &rumqttc::v5::mqttbytes::v5::Publish| String::from_utf8_lossy(&publish.topic).into_owned()
 );
 
 driver!(
@@ -479,12 +486,10 @@ driver!(
         Ok(options)
     },
     |parts: &Parts| {
-        let filter = |topic: &String| {
-            rumqttc::SubscribeFilter::new(topic.clone(), rumqttc::QoS::AtLeastOnce)
-        };
+        let filter = |topic: &String| rumqttc::SubscribeFilter::new(topic.clone(), rumqttc::QoS::AtLeastOnce);
         parts.settings.topics.iter().map(filter).collect::<Vec<_>>()
     },
-    |publish| publish.topic.clone()
+    |publish: &rumqttc::Publish| publish.topic.clone()
 );
 
 /// The largest packet there is. A client that refuses one gets it again for ever; the bound that counts is
@@ -506,12 +511,12 @@ mod tests {
 
     #[test]
     fn nothing_is_acknowledged_before_it_is_durable_and_then_in_order() {
-        let mut tracker = Tracker::new([]);
+        let mut tracker: Tracker<u16> = Tracker::new([]);
         tracker.handle_connected(true, Mono::ZERO);
         for pkid in 1..=3 {
             tracker.handle_message(u64::from(pkid) * 10, false, Some(pkid));
         }
-        assert_eq!(acked(&mut tracker, 0), []);
+        assert_eq!(acked(&mut tracker, 0), [0u16; 0]);
         assert_eq!(acked(&mut tracker, 2), [1, 2]);
         assert_eq!(acked(&mut tracker, 9), [3]);
     }
@@ -525,13 +530,13 @@ mod tests {
         assert_eq!(first, Arrived::New { number: 1, forget: false });
         tracker.handle_connected(true, Mono::ZERO);
         assert_eq!(tracker.handle_message(10, true, Some(1)), Arrived::Again);
-        assert_eq!(acked(&mut tracker, 0), [], "not before the first one is durable");
+        assert_eq!(acked(&mut tracker, 0), [0u16; 0], "not before the first one is durable");
         assert_eq!(acked(&mut tracker, 1), [1]);
     }
 
     #[test]
     fn the_same_message_sent_anew_is_taken_anew() {
-        let mut tracker = Tracker::new([]);
+        let mut tracker: Tracker<u16> = Tracker::new([]);
         tracker.handle_connected(true, Mono::ZERO);
         tracker.handle_message(10, false, Some(1));
         acked(&mut tracker, 1);

@@ -199,7 +199,8 @@ impl Spool {
     fn fits(&self, bytes: u64) -> bool {
         // Where the file system can't say, max_bytes alone decides.
         let free = self.disk.free_bytes().unwrap_or(u64::MAX);
-        self.bytes() + bytes <= self.settings.max_bytes && free >= self.settings.min_free.saturating_add(bytes)
+        self.bytes() + bytes <= self.settings.max_bytes
+            && free >= self.settings.min_free.saturating_add(bytes)
     }
 
     /// Appends a commit: whole data frames, which get their producer and numbers here, and the cursors that go

@@ -1,6 +1,6 @@
 //! A small store for the agent's tests: TLS, enrolment, sequences, throttles, and faults on request. It keeps every
 //! record in memory, so that a test can compare what came with what was written.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -19,7 +19,9 @@ use protocol::native::call::{
     Call, CallError, CallErrorCode, Goodbye, Hello, Producer, Reply, ShardInfo, StreamConfig, StreamInfo,
     Welcome,
 };
-use protocol::native::message::{Ack, Message, Outcome, RefuseCode, Stored, Type, put_call, put_json, put_message};
+use protocol::native::message::{
+    Ack, Message, Outcome, RefuseCode, Stored, Type, put_call, put_json, put_message,
+};
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::{Mono, UnixMs};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -154,7 +156,8 @@ impl FakeStore {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
-        let parts = Parts { world: Arc::clone(&world), behaviour: Arc::clone(&behaviour), authority, acceptor };
+        let parts =
+            Parts { world: Arc::clone(&world), behaviour: Arc::clone(&behaviour), authority, acceptor };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(serve(TcpListener::from_std, listener, parts, stopped));
@@ -444,7 +447,7 @@ impl Connection {
             world.out_of_sequence += 1;
             return Outcome::OutOfSequence { expected: last + 1 };
         }
-        if behaviour.throttle_every.is_some_and(|every| world.appends % every == 0) {
+        if behaviour.throttle_every.is_some_and(|every| world.appends.is_multiple_of(every)) {
             world.throttled += 1;
             self.refusing.insert(lane, header.producer_sequence);
             return Outcome::Throttled { retry_after_ms: 5, shard: ShardId(0) };

@@ -203,9 +203,10 @@ impl Shared {
                     } else {
                         replay.control(&frame.header, frame.payload);
                     }
-                    if position == active {
+                    if position == active && frame.header.kind == Kind::StreamState {
                         index = self.begin_index(position, &frame);
-                    } else if position > active {
+                    } else if position >= active {
+                        index.base = active.0;
                         add_to_index(&mut index, position, &frame.header);
                     }
                 }
@@ -279,7 +280,7 @@ impl Shared {
             let Some(found) = scan.advance()? else { break };
             if let Scanned::Frame(position, bytes) = found {
                 let Ok(frame) = Frame::parse(bytes) else { continue };
-                if position == segment.base {
+                if position == segment.base && frame.header.kind == Kind::StreamState {
                     index = self.begin_index(position, &frame);
                 } else if position < segment.end() {
                     add_to_index(&mut index, position, &frame.header);
@@ -330,21 +331,42 @@ impl Shared {
         from: SequenceNumber,
         limit: ReadLimit,
     ) -> Result<Option<Chosen>, disk::ReadError> {
+        let chosen = self.choose_from(shard, from, limit)?;
+        match chosen {
+            Found::Batches(chosen) => Ok(Some(chosen)),
+            // Nothing of it lies below, so that is where it begins.
+            Found::EmptyUpTo(next) => match self.choose_from(shard, next, limit)? {
+                Found::Batches(chosen) => Ok(Some(chosen)),
+                _ => Ok(None),
+            },
+            Found::Nothing => Ok(None),
+        }
+    }
+
+    fn choose_from(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        limit: ReadLimit,
+    ) -> Result<Found, disk::ReadError> {
+        let found = |chosen: Option<Chosen>| chosen.map_or(Found::Nothing, Found::Batches);
         let in_active = self.active_shard(shard, |base, index| {
             (from >= index.start).then(|| Chosen::of(base, index, from, limit))
         });
         if let Some(Some(chosen)) = in_active {
-            return Ok(chosen);
+            return Ok(found(chosen));
         }
         let past = |index: &SegmentIndex| index.shards.get(&shard).is_none_or(|s| s.end <= from);
         // A shard that is not in a segment had either not begun or is long gone; the first can't follow the last.
         if let Some((_, index)) = self.first_sealed(past)?
             && let Some(entry) = index.shards.get(&shard)
         {
-            return Ok(Chosen::of(index.base, entry, from, limit));
+            // It may have got nothing in this segment, being older than what is kept, or a child.
+            let chosen = Chosen::of(index.base, entry, from, limit);
+            return Ok(chosen.map_or(Found::EmptyUpTo(entry.end), Found::Batches));
         }
         let active = self.active_shard(shard, |base, index| Chosen::of(base, index, from, limit));
-        Ok(active.flatten())
+        Ok(found(active.flatten()))
     }
 
     fn read_chosen(&self, shard: ShardId, chosen: &Chosen, out: &mut ReadBatches) -> Result<(), ReadError> {
@@ -397,6 +419,14 @@ fn add_to_index(index: &mut SegmentIndex, position: Position, header: &Header) {
     if header.kind == Kind::Data {
         index.add(header, (position.0 - index.base) as u32);
     }
+}
+
+/// Where batches of a shard are.
+enum Found {
+    Batches(Chosen),
+    /// Not before this sequence number.
+    EmptyUpTo(SequenceNumber),
+    Nothing,
 }
 
 /// A run of batches of one shard in one segment.

@@ -257,13 +257,7 @@ impl Service {
         };
         BATCH.with_borrow_mut(|batch| {
             let opened = batch.open(header, frame.payload).map_err(|e| bad(e.to_string()));
-            let checked = opened.and_then(|()| match header.record_count {
-                0 => Err(bad("batch without records".to_owned())),
-                _ => {
-                    stream.append(&frame, batch, epoch, acks);
-                    Ok(())
-                }
-            });
+            let checked = opened.map(|()| stream.append(&frame, batch, epoch, acks));
             if header.raw_len > BATCH_BYTES_KEPT {
                 *batch = Batch::new();
             }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use protocol::hash::HashKey;
 use protocol::limit;
-use protocol::name::StreamName;
+use protocol::name::{LOSS_STREAM, StreamName};
 use protocol::sequence::ShardId;
 use protocol::stream::{CallError, CallErrorCode, ShardInfo, StreamConfig, StreamInfo};
 
@@ -69,9 +69,13 @@ impl Service {
         found
     }
 
+    fn may_make(&self, name: &StreamName) -> bool {
+        self.inner.settings.auto_create || name.as_str() == LOSS_STREAM
+    }
+
     async fn open_or_make(&self, principal: &Principal, name: &StreamName) -> Result<StreamInfo, CallError> {
         match self.describe(name) {
-            Err(_) if self.inner.settings.auto_create && principal.may_write() => {
+            Err(_) if self.may_make(name) && principal.may_write() => {
                 match self.create(name, 1, StreamConfig::default()).await {
                     Err(CallError { code: CallErrorCode::Exists, .. }) => self.describe(name),
                     made => made,

@@ -4,7 +4,6 @@
 //! One commit at a time and stream, on the runtime's pool of blocking threads; while it runs, the next group
 //! collects. So the number of commits adapts to the disk by itself (group commit), with no waiting on purpose.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,13 +12,15 @@ use protocol::batch::Batch;
 use protocol::frame::{Frame, Header, Kind};
 use protocol::outcome::{Ack, Outcome};
 use protocol::sequence::{SequenceNumber, ShardId};
-use protocol::stream::{Fsync, StreamConfig};
-use protocol::time::{Mono, UnixMs};
+use protocol::stream::StreamConfig;
+use protocol::time::UnixMs;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use super::commit::ShardMap;
+use super::commit::{Committer, Work, gone, map_of};
 use super::group::Group;
-use super::sequencer::{Decision, Now, Rules, Sequencer};
-use super::state::{Shard, StreamState};
+use super::sequencer::{Decision, Now, Sequencer};
+use super::state::StreamState;
 use crate::clock::Clock;
 use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
 
@@ -110,20 +111,10 @@ enum Waiting {
 }
 
 struct Core {
-    sequencer: Sequencer,
-    group: Group<Waiting>,
+    committer: Committer<Waiting>,
     /// Absent while a commit runs, and for good after a failure or after closing.
     log: Option<Box<dyn StreamLog>>,
-    fsync: Fsync,
-    /// Written and not durable since then; only where the stream is set so.
-    dirty_since: Option<Mono>,
-    trim_below: Option<Position>,
-    roll: bool,
-    closing: bool,
 }
-
-/// The shards as they are durable.
-pub type ShardMap = Arc<(u64, BTreeMap<ShardId, Shard>)>;
 
 struct Inner {
     core: Mutex<Core>,
@@ -149,10 +140,6 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-fn rules(config: &StreamConfig) -> Rules {
-    Rules { shard_rate: config.shard_rate, record_bytes_max: config.record_bytes_max as usize }
-}
-
 fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
     core.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -167,20 +154,10 @@ impl Stream {
         gate: Arc<Gate>,
         clock: Clock,
     ) -> Stream {
-        let map = Arc::new((state.map_version, state.shards.clone()));
         let inner = Inner {
             reader: log.reader(),
-            core: Mutex::new(Core {
-                sequencer: Sequencer::new(state, rules(config)),
-                group: Group::default(),
-                log: Some(log),
-                fsync: config.fsync,
-                dirty_since: None,
-                trim_below: None,
-                roll: false,
-                closing: false,
-            }),
-            map: RwLock::new(map),
+            map: RwLock::new(map_of(&state)),
+            core: Mutex::new(Core { committer: Committer::new(state, config), log: Some(log) }),
             committed: watch::channel(0).0,
             gate,
             clock,
@@ -223,29 +200,24 @@ impl Stream {
         let now = self.now();
         let header = &frame.header;
         let bytes = header.total_len as usize;
-        if !self.inner.gate.is_open_for(bytes) {
-            self.answer_now(header, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, acks);
-            return;
-        }
         let mut core = lock(&self.inner.core);
-        if core.closing {
+        if core.committer.closing || !self.inner.gate.is_open_for(bytes) {
+            core.committer.sequencer.turn_away(header, epoch, now);
             drop(core);
             self.answer_now(header, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, acks);
             return;
         }
-        let core_mut = &mut *core;
-        let before = core_mut.group.len();
-        let decision =
-            core_mut.sequencer.handle_batch(header, frame.payload, batch, epoch, now, &mut core_mut.group);
+        let Committer { sequencer, group, .. } = &mut core.committer;
+        let before = group.len();
+        let decision = sequencer.handle_batch(header, frame.payload, batch, epoch, now, group);
         match decision {
             Decision::Now(outcome) => {
                 drop(core);
                 self.answer_now(header, outcome, acks);
             }
             Decision::WhenDurable(outcome) => {
-                let added = core_mut.group.len() - before;
-                self.inner.gate.pending.fetch_add(added, Ordering::Relaxed);
-                core_mut.group.wait(Waiting::Ack(acks.clone(), Ack::to(header, outcome)));
+                self.inner.gate.pending.fetch_add(group.len() - before, Ordering::Relaxed);
+                group.wait(Waiting::Ack(acks.clone(), Ack::to(header, outcome)));
                 self.kick(core);
             }
         }
@@ -283,33 +255,7 @@ impl Stream {
 
     /// Takes the group that has collected; `None` when there is nothing to do.
     fn next_work(&self, group: &mut Group<Waiting>, log: &dyn StreamLog) -> Option<Work> {
-        let mut core = lock(&self.inner.core);
-        let now = self.now();
-        let must_sync = core.dirty_since.is_some_and(|since| match core.fsync {
-            Fsync::Always => true,
-            Fsync::IntervalMs(ms) => {
-                now.mono.since(since) >= Duration::from_millis(u64::from(ms)) || core.closing
-            }
-        });
-        if core.group.is_empty() && core.trim_below.is_none() && !core.roll && !must_sync {
-            return None;
-        }
-        std::mem::swap(&mut core.group, group);
-        let roll = std::mem::take(&mut core.roll) || log.needs_head(group.len());
-        // The state now is the state after this group, which will be the last of its segment.
-        let head = roll.then(|| core.sequencer.head_frame(now.wall, 0));
-        let state = core.sequencer.state();
-        let known = self.map().0;
-        let map = (state.map_version != known).then(|| Arc::new((state.map_version, state.shards.clone())));
-        let sync = must_sync
-            || core.fsync == Fsync::Always
-            || group.entries().iter().any(|e| e.header.kind != Kind::Data);
-        if sync {
-            core.dirty_since = None;
-        } else {
-            core.dirty_since.get_or_insert(now.mono);
-        }
-        Some(Work { head, map, sync, trim_below: core.trim_below.take() })
+        lock(&self.inner.core).committer.take_work(group, log, self.map().0, self.now())
     }
 
     fn commit(
@@ -318,11 +264,8 @@ impl Stream {
         group: &mut Group<Waiting>,
         work: &Work,
     ) -> Result<(), crate::log::LogError> {
-        group.finish(log.durable_end().0);
-        log.append(group.bytes(), group.entries())?;
-        if work.sync {
-            log.sync()?;
-        }
+        work.append(&mut **log, group)?;
+        work.sync(&mut **log)?;
         if let Some(map) = &work.map {
             *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(map);
         }
@@ -336,13 +279,7 @@ impl Stream {
             }
         }
         self.inner.committed.send_modify(|commits| *commits += 1);
-        if let Some(head) = &work.head {
-            log.start_segment(head)?;
-        }
-        if let Some(below) = work.trim_below {
-            log.trim(below)?;
-        }
-        Ok(())
+        work.tidy(&mut **log)
     }
 
     fn count(&self, group: &Group<Waiting>) {
@@ -373,14 +310,14 @@ impl Stream {
     fn rest(&self, log: Box<dyn StreamLog>) {
         let mut core = lock(&self.inner.core);
         core.log = Some(log);
-        if let (Some(_), Fsync::IntervalMs(ms), false) = (core.dirty_since, core.fsync, core.closing) {
+        if let Some(ms) = core.committer.sync_due() {
             let stream = self.clone();
             self.inner.runtime.spawn(async move {
                 tokio::time::sleep(Duration::from_millis(u64::from(ms))).await;
                 stream.kick(lock(&stream.inner.core));
             });
         }
-        if !core.group.is_empty() || core.trim_below.is_some() || core.roll {
+        if core.committer.has_work() {
             self.kick(core);
         }
     }
@@ -395,15 +332,15 @@ impl Stream {
     ) -> Result<Option<()>, E> {
         let done = {
             let mut core = lock(&self.inner.core);
-            if core.closing {
+            let Committer { sequencer, group, closing, .. } = &mut core.committer;
+            if *closing {
                 return Ok(None);
             }
-            let core_mut = &mut *core;
-            let before = core_mut.group.len();
-            change(&mut core_mut.sequencer, self.now(), &mut ControlGroup(&mut core_mut.group))?;
-            self.inner.gate.pending.fetch_add(core_mut.group.len() - before, Ordering::Relaxed);
+            let before = group.len();
+            change(sequencer, self.now(), &mut ControlGroup(group))?;
+            self.inner.gate.pending.fetch_add(group.len() - before, Ordering::Relaxed);
             let (sender, receiver) = oneshot::channel();
-            core_mut.group.wait(Waiting::Done(sender));
+            group.wait(Waiting::Done(sender));
             self.kick(core);
             receiver
         };
@@ -412,41 +349,30 @@ impl Stream {
 
     /// Settings changed.
     pub fn configure(&self, config: &StreamConfig) {
-        let mut core = lock(&self.inner.core);
-        core.sequencer.set_rules(rules(config));
-        core.fsync = config.fsync;
+        lock(&self.inner.core).committer.configure(config);
     }
 
     /// Removes segments below a position, and begins a new one where `roll` says so, at the next commit.
     pub fn retain(&self, below: Option<Position>, roll: bool) {
-        let reader = &self.inner.reader;
-        let map = self.map();
-        let closed = map.1.iter().filter(|(_, shard)| shard.closed.is_some());
-        let gone = closed.filter(|(id, shard)| {
-            shard.next == shard.first || reader.first(**id).is_ok_and(|first| first >= shard.next)
-        });
-        let gone: Vec<ShardId> = gone.map(|(id, _)| *id).collect();
+        let gone = gone(&self.map(), &*self.inner.reader);
         let mut core = lock(&self.inner.core);
-        core.trim_below = below.or(core.trim_below);
-        core.roll |= roll;
-        if core.sequencer.forget_expired(|id, _| gone.contains(&id)) {
-            let state = core.sequencer.state();
-            let map = Arc::new((state.map_version, state.shards.clone()));
+        if let Some(map) = core.committer.retain(below, roll, &gone) {
             *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = map;
         }
-        if core.trim_below.is_some() || core.roll {
+        if core.committer.has_work() {
             self.kick(core);
         }
     }
 
     /// Takes nothing more, and comes back when everything that was taken is durable. The log is closed then.
     pub async fn close(&self) {
-        lock(&self.inner.core).closing = true;
+        lock(&self.inner.core).committer.closing = true;
         loop {
             let mut committed = self.committed();
             let done = {
                 let mut core = lock(&self.inner.core);
-                let idle = core.log.is_some() && core.group.is_empty() && core.dirty_since.is_none();
+                let idle =
+                    core.log.is_some() && core.committer.group.is_empty() && !core.committer.is_dirty();
                 if idle {
                     core.log = None;
                 } else {
@@ -522,13 +448,6 @@ impl ControlGroup<'_> {
     ) -> Result<(), super::sequencer::ReshardError> {
         sequencer.merge(a, b, now, self.0)
     }
-}
-
-struct Work {
-    head: Option<Vec<u8>>,
-    map: Option<ShardMap>,
-    sync: bool,
-    trim_below: Option<Position>,
 }
 
 /// Rebuilds a stream's state from its log, and keeps what did not fit.

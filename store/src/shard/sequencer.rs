@@ -143,7 +143,7 @@ impl Sequencer {
         }
         let refused = self.too_large(header, batch);
         if refused.len() == batch.record_count() as usize {
-            return self.put_nothing(header, &refused, epoch, now, group);
+            return self.put_nothing(header, refused, epoch, now, group);
         }
         let shares = self.share_out(header, batch, &refused);
         if let Some(throttled) = self.check_rate(&shares, now) {
@@ -158,6 +158,15 @@ impl Sequencer {
             _ => self.put_parts(&shares, header, batch, &refused, now, group),
         };
         Decision::WhenDurable(Outcome::Stored { parts, refused })
+    }
+
+    /// A batch is answered `Busy` without having been looked at. Where its lane is new, it is the lane's first: what
+    /// comes behind it must not be taken for that, or it would be a duplicate when it is sent again.
+    pub fn turn_away(&mut self, header: &Header, epoch: u32, now: Now) {
+        let key = (header.producer_id, header.lane);
+        if header.producer_id != 0 && !self.state.lanes.contains_key(&key) {
+            self.state.advance_lane(key.0, key.1, epoch, header.producer_sequence, now.wall);
+        }
     }
 
     fn check_lane(&mut self, header: &Header, epoch: u32, now: Now) -> Option<Decision> {
@@ -254,19 +263,22 @@ impl Sequencer {
         None
     }
 
-    /// No record of the batch can be stored. An empty batch takes its place in the log, so that the lane goes on
-    /// after it, whatever crashes.
+    /// No record of the batch can be stored, or its producer has lost them and says so. An empty batch takes its
+    /// place in the log, so that the lane goes on after it, whatever crashes.
     fn put_nothing<W>(
         &mut self,
         header: &Header,
-        refused: &[(u32, RefuseCode)],
+        refused: Vec<(u32, RefuseCode)>,
         epoch: u32,
         now: Now,
         group: &mut Group<W>,
     ) -> Decision {
-        let code = refused.first().map_or(RefuseCode::BadBatch, |(_, code)| *code);
+        let outcome = match refused.first() {
+            Some((_, code)) => Outcome::Refused(*code),
+            None => Outcome::Stored { parts: Vec::new(), refused },
+        };
         if header.producer_id == 0 {
-            return Decision::Now(Outcome::Refused(code));
+            return Decision::Now(outcome);
         }
         self.lane_done(header, epoch, now);
         self.scratch.clear();
@@ -274,7 +286,7 @@ impl Sequencer {
         let sealed = self.builder.seal(header, &mut Compressor::new(Codec::None), &mut self.scratch);
         let sealed = self.number(self.open[0].1, sealed, now);
         group.put(sealed, &self.scratch[HEADER_BYTES..]);
-        Decision::WhenDurable(Outcome::Refused(code))
+        Decision::WhenDurable(outcome)
     }
 
     /// The batch goes to one shard as it is: only its header is written anew.

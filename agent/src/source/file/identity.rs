@@ -38,7 +38,16 @@ impl FileCursor {
     /// At the beginning.
     #[must_use]
     pub fn new(path: String, dev: u64, ino: u64) -> FileCursor {
-        FileCursor { path, dev, ino, offset: 0, head_len: 0, head: hash(&[]), marker: hash(&[]), skipping: false }
+        FileCursor {
+            path,
+            dev,
+            ino,
+            offset: 0,
+            head_len: 0,
+            head: hash(&[]),
+            marker: hash(&[]),
+            skipping: false,
+        }
     }
 
     /// How many bytes before the offset the marker covers.

@@ -167,7 +167,8 @@ impl FileSource {
         match Tail::open(path, id.unwrap_or_else(new_id), cursor, now) {
             Ok((mut tail, verdict)) => {
                 if let Some(Verdict::Truncated | Verdict::Other) = verdict {
-                    self.log.info(&format!("{}: another file than before, read from the start", path.display()));
+                    self.log
+                        .info(&format!("{}: another file than before, read from the start", path.display()));
                 }
                 if !known && self.first_look && self.settings.start == Start::End {
                     // A file that can't be read here says so when it is read for its lines.
@@ -187,9 +188,9 @@ impl FileSource {
         for (key, (id, cursor)) in std::mem::take(&mut self.known) {
             let dir = Path::new(&cursor.path).parent().map(Path::to_owned).unwrap_or_default();
             let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-            let moved = entries.map(|e| e.path()).find(|path| {
-                std::fs::metadata(path).is_ok_and(|m| m.is_file() && (m.dev(), m.ino()) == key)
-            });
+            let moved = entries
+                .map(|e| e.path())
+                .find(|path| std::fs::metadata(path).is_ok_and(|m| m.is_file() && (m.dev(), m.ino()) == key));
             let opened = moved.map(|path| Tail::open(&path, id.clone(), Some(cursor.clone()), now));
             match opened {
                 Some(Ok((mut tail, Some(Verdict::Same)))) => {
@@ -370,10 +371,7 @@ impl FileSource {
 
     fn rules(&self) -> lines::Rules {
         let settings = &self.settings;
-        lines::Rules {
-            line_bytes_max: settings.line_bytes_max.0 as usize,
-            long_line: settings.long_line,
-        }
+        lines::Rules { line_bytes_max: settings.line_bytes_max.0 as usize, long_line: settings.long_line }
     }
 
     /// All lines have one stream and one key: found once for as many as a batch holds.
@@ -390,10 +388,10 @@ impl FileSource {
             ctx.stats.add_keys_missing();
         }
         let lane = ctx.routes.lane(&stream, &key);
-        let (mut used, mut total) = (0, lines::Found { skipping: tail.cursor.skipping, ..Default::default() });
+        let (mut used, mut total) =
+            (0, lines::Found { skipping: tail.cursor.skipping, ..Default::default() });
         let (mut records, mut size) = (0, 0);
-        loop {
-            let Ok(mut writer) = ctx.batcher.writer(self.group, lane, &key, ctx.now) else { break };
+        while let Ok(mut writer) = ctx.batcher.writer(self.group, lane, &key, ctx.now) {
             let time = ctx.unix;
             let found = lines::split(&bytes[used..], total.skipping, self.rules(), ctx.scratch, |line| {
                 let taken = writer.push(time, line);

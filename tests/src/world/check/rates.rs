@@ -1,0 +1,97 @@
+//! A shard takes what its rate allows and no more; who is turned away was really over it, in that very shard. Pure.
+
+use std::collections::BTreeMap;
+
+use protocol::bucket::ShardRate;
+use protocol::outcome::Outcome;
+use protocol::sequence::ShardId;
+use protocol::time::Mono;
+
+use super::{Checker, Decided, Seen};
+
+/// How much a shard has taken above its rate: a leaky bucket, counted in another way than the store does.
+#[derive(Debug, Clone, Copy, Default)]
+struct Above {
+    amount: f64,
+    at: Mono,
+}
+
+impl Above {
+    fn now(&self, rate: f64, now: Mono) -> f64 {
+        (self.amount - rate * now.since(self.at).as_secs_f64()).max(0.0)
+    }
+}
+
+/// Promise 5.
+#[derive(Debug)]
+pub(super) struct Rates {
+    rate: Option<ShardRate>,
+    lone: bool,
+    shards: BTreeMap<ShardId, (Above, Above)>,
+}
+
+/// Rounding: of the store's waits up to whole milliseconds, and of ours.
+const TOLERANCE: f64 = 2.0;
+
+impl Rates {
+    pub(super) fn new(rate: Option<ShardRate>, lone: bool) -> Rates {
+        Rates { rate, lone, shards: BTreeMap::new() }
+    }
+
+    fn decide(&mut self, decided: &Decided<'_>, rate: ShardRate) -> Result<(), String> {
+        let rates = (rate.bytes_per_second as f64, rate.records_per_second as f64);
+        let now = decided.now.mono;
+        let mut shares = BTreeMap::<ShardId, (f64, f64)>::new();
+        for (_, shard, bytes) in decided.records {
+            let share = shares.entry(*shard).or_default();
+            *share = (share.0 + *bytes as f64, share.1 + 1.0);
+        }
+        // A bucket saves one second's worth; more than that at once is let through when it is full.
+        let over = |above: Above, share: f64, rate: f64| above.now(rate, now) + share.min(rate) - rate;
+        match decided.outcome {
+            Outcome::Stored { .. } => {
+                for (shard, share) in shares {
+                    let (bytes, records) = self.shards.entry(shard).or_default();
+                    let over = over(*bytes, share.0, rates.0).max(over(*records, share.1, rates.1));
+                    if over > TOLERANCE {
+                        return Err(format!("{shard} took {share:?}, {over} more than its rate allows"));
+                    }
+                    *bytes = Above { amount: bytes.now(rates.0, now) + share.0, at: now };
+                    *records = Above { amount: records.now(rates.1, now) + share.1, at: now };
+                }
+                Ok(())
+            }
+            Outcome::Throttled { shard, .. } => {
+                if self.lone {
+                    return Err(format!("{shard} turned away a producer that keeps to the rate"));
+                }
+                let Some(share) = shares.get(shard) else {
+                    return Err(format!("{shard} turned away a batch that has nothing for it"));
+                };
+                let (bytes, records) = self.shards.entry(*shard).or_default();
+                let over = over(*bytes, share.0, rates.0).max(over(*records, share.1, rates.1));
+                if over < -TOLERANCE {
+                    return Err(format!("{shard} turned away {share:?} with {} to spare", -over));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Checker for Rates {
+    fn promise(&self) -> &'static str {
+        "a throttled shard delays its own keys and nobody else's, and the rate holds"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match (seen, self.rate) {
+            // A new process has full buckets.
+            (Seen::Started(_), _) => self.shards.clear(),
+            (Seen::Decided(decided), Some(rate)) => return self.decide(decided, rate),
+            _ => {}
+        }
+        Ok(())
+    }
+}
