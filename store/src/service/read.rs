@@ -101,7 +101,7 @@ async fn start(
     end_of(stream, name, shard)?;
     let stream = stream.clone();
     blocking(move || match from {
-        StartingPosition::At(sequence) => Ok(sequence),
+        StartingPosition::At(sequence) => Ok(sequence.max(stream.begin(shard))),
         StartingPosition::Latest => Ok(stream.tail(shard)),
         StartingPosition::TrimHorizon => stream.first(shard),
         StartingPosition::AtTime(time) => stream.at_time(shard, time),

@@ -389,7 +389,8 @@ impl Stream {
     }
 
     /// Where a shard begins, also while its log has nothing of it yet.
-    fn begin(&self, shard: ShardId) -> SequenceNumber {
+    #[must_use]
+    pub fn begin(&self, shard: ShardId) -> SequenceNumber {
         self.map().1.get(&shard).map(|shard| shard.first).unwrap_or_default()
     }
 
