@@ -37,8 +37,7 @@ async fn folder() -> tempfile::TempDir {
         let mut builder = BatchBuilder::new();
         let key = builder.key(&format!("key-{}", i % 7), None).unwrap();
         builder.push(key, UnixMs(i), format!("record {i} {}", "z".repeat(100)).as_bytes());
-        let header =
-            Header { stream: name.key(), producer_id: 7, producer_sequence: i, ..Header::default() };
+        let header = Header { stream: name.key(), producer_id: 7, producer_sequence: i, ..Header::default() };
         let mut frame = Vec::new();
         builder.seal(header, &mut Compressor::new(Codec::None), &mut frame);
         service.append(&session, &frame, &acks).unwrap();
@@ -101,19 +100,15 @@ async fn a_flipped_bit_in_a_sealed_segment_is_named_and_everything_else_is_reada
     for shard in &info.shards {
         let mut from = StartingPosition::TrimHorizon;
         loop {
-            match service.read(&admin(), &stream, shard.id, from, 1, 0).await {
-                Ok(read) if read.next >= read.tail && read.frames.is_empty() => break,
-                Ok(read) => {
-                    records += u64::from(Header::parse(&read.frames).unwrap().record_count);
-                    from = StartingPosition::At(read.next);
-                }
-                Err(error) => {
-                    gaps += 1;
-                    // The message says where it goes on.
-                    let resume = error.message.rsplit(' ').next().unwrap().parse().unwrap();
-                    from = StartingPosition::At(protocol::sequence::SequenceNumber(resume));
-                }
+            let read = service.read(&admin(), &stream, shard.id, from, 1, 0).await.unwrap();
+            if !read.frames.is_empty() {
+                records += u64::from(Header::parse(&read.frames).unwrap().record_count);
             }
+            gaps += u64::from(read.damaged);
+            if read.next >= read.tail && !read.damaged {
+                break;
+            }
+            from = StartingPosition::At(read.next);
         }
     }
     assert_eq!((records, gaps), (99, 1));

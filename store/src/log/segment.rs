@@ -372,7 +372,8 @@ impl Shared {
     /// Below this nothing of a shard is kept; from here on, what is missing is damaged. 0 where the oldest segment
     /// does not know the shard: then all of it is younger.
     fn horizon(&self, shard: ShardId) -> Result<SequenceNumber, disk::ReadError> {
-        let start = |index: &SegmentIndex| index.shards.get(&shard).map(|entry| entry.start).unwrap_or_default();
+        let start =
+            |index: &SegmentIndex| index.shards.get(&shard).map(|entry| entry.start).unwrap_or_default();
         match self.sealed_segments().first() {
             Some(oldest) => Ok(start(&*self.index(oldest)?)),
             None => Ok(self.active_shard(shard, |_, index| index.start).unwrap_or_default()),
@@ -391,11 +392,7 @@ impl Shared {
                 }
                 Err(_) if place > 0 => return Ok(()),
                 Err(disk::ReadError::Damaged { .. }) => {
-                    return Err(ReadError::Damaged {
-                        shard,
-                        from: batch.first,
-                        resume: batch.end(),
-                    });
+                    return Err(ReadError::Damaged { shard, from: batch.first, resume: batch.end() });
                 }
                 Err(error) => {
                     return Err(ReadError::Disk { shard, from: batch.first, why: error.to_string() });
