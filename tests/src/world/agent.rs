@@ -13,7 +13,7 @@ use protocol::batch::BatchBuilder;
 use protocol::compress::{Codec, Compressor};
 use protocol::frame::{HEADER_BYTES, Header, Kind};
 use protocol::name::StreamName;
-use protocol::outcome::Ack;
+use protocol::outcome::{Ack, Outcome};
 use protocol::rng::Rng;
 use protocol::stream::StreamInfo;
 use protocol::time::{Mono, UnixMs};
@@ -24,7 +24,7 @@ use super::record::RecordId;
 use super::scenario::{Mutant, Scenario};
 
 /// What the spool writes for itself beside a commit.
-const OWN_BYTES: u64 = 4 << 10;
+const OWN_BYTES: u64 = 16 << 10;
 
 /// How often the spool is told what was delivered, in milliseconds.
 const TELL_MS: u64 = 50;
@@ -60,6 +60,7 @@ pub struct RealAgent {
     running: Running,
     told_at: Mono,
     heard_ack: bool,
+    duplicates: bool,
     wall: UnixMs,
     rng: Rng,
     oddity: Option<String>,
@@ -205,6 +206,7 @@ impl RealAgent {
             running,
             told_at: Mono::ZERO,
             heard_ack: false,
+            duplicates: false,
             wall: UnixMs(0),
             rng,
             oddity: None,
@@ -294,6 +296,7 @@ impl Producer for RealAgent {
 
     fn ack(&mut self, ack: &Ack, now: Mono) {
         self.heard_ack = true;
+        self.duplicates |= ack.outcome == Outcome::Duplicate;
         self.running.inflight = self.running.inflight.saturating_sub(1);
         let before = self.running.outbox.counts().odd_answers;
         self.running.outbox.handle_ack(ack, now);
@@ -351,6 +354,10 @@ impl Producer for RealAgent {
 
     fn lost_records(&self) -> u64 {
         self.running.spool.state().ledger.records
+    }
+
+    fn may_miss_refusals(&self) -> bool {
+        self.duplicates
     }
 
     fn oddity(&self) -> Option<&str> {

@@ -283,6 +283,7 @@ impl World {
         let ending = Ending {
             sources: self.places.iter().map(|place| place.source.as_slice()).collect(),
             lost: self.places.iter().map(|place| place.producer.lost_records()).collect(),
+            may_miss: self.places.iter().map(|place| place.producer.may_miss_refusals()).collect(),
             drained,
             stuck,
         };

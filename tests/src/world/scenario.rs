@@ -208,7 +208,7 @@ impl Scenario {
         };
         if kind == ProducerKind::Agent {
             // Its spool keeps room for its own frames.
-            scenario.spool_bytes_max = scenario.spool_bytes_max.max(10_000) * 3;
+            scenario.spool_bytes_max = scenario.spool_bytes_max.max(14_000) * 3;
         }
         if lone {
             scenario.producers = 1;
