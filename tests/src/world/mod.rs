@@ -2,7 +2,8 @@
 //! checkers that watch it. Pure: no real socket, file, thread or clock; no map whose order escapes.
 //!
 //! [`scenario`] says what kind of world a seed makes and how it may be broken on purpose; [`node`] is the store,
-//! [`producer`] the seam for whoever writes, [`follower`] whoever reads, [`net`] and [`disk`] what lies between;
+//! [`producer`] the seam for whoever writes and a model of it, [`agent`] the
+//! real one, [`follower`] whoever reads, [`net`] and [`disk`] what lies between;
 //! [`check`] holds the promises.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use protocol::time::{Mono, UnixMs};
 use store::log::ReadError;
 use store::shard::sequencer::Now;
 
+pub mod agent;
 pub mod check;
 pub mod disk;
 pub mod follower;
@@ -28,6 +30,7 @@ pub mod record;
 pub mod scenario;
 pub mod trace;
 
+use agent::RealAgent;
 use check::{Checks, Ending, Seen, Violation};
 use follower::Follower;
 use net::{ConnId, Net, Way};
@@ -163,6 +166,7 @@ impl World {
         let places = (0..scenario.producers).map(|number| {
             let producer: Box<dyn Producer> = match scenario.kind {
                 ProducerKind::Model => Box::new(Model::new(number, name.key(), scenario, rng.fork())),
+                ProducerKind::Agent => Box::new(RealAgent::new(number, name.clone(), scenario, rng.fork())),
             };
             Place {
                 producer,
@@ -228,6 +232,10 @@ impl World {
         }
         self.after_us(0, Event::Start);
         self.after_us(50_000, Event::Retain);
+        if self.scenario.full_at_dawn {
+            self.node.is_full = true;
+            self.after_us(self.scenario.chaos_ms * 50, Event::FullOver);
+        }
         for place in 0..self.places.len() {
             self.after_us(0, Event::Make(place));
             self.after_us(0, Event::Connect(place));
@@ -275,6 +283,7 @@ impl World {
         let ending = Ending {
             sources: self.places.iter().map(|place| place.source.as_slice()).collect(),
             lost: self.places.iter().map(|place| place.producer.lost_records()).collect(),
+            may_miss: self.places.iter().map(|place| place.producer.may_miss_refusals()).collect(),
             drained,
             stuck,
         };

@@ -61,6 +61,8 @@ pub struct Ending<'a> {
     pub sources: Vec<&'a [RecordId]>,
     /// Records in each producer's loss ledger.
     pub lost: Vec<u64>,
+    /// Whether it may have fewer there than were refused.
+    pub may_miss: Vec<bool>,
     /// Everything was delivered in time.
     pub drained: bool,
     /// Where it was stuck, if it was.
