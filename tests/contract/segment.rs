@@ -1,6 +1,5 @@
 //! Only the segment engine has index files. They are derived: whatever becomes of them, every read is the same.
 
-use disk::Disk;
 use protocol::rng::Rng;
 use protocol::sequence::ShardId;
 
