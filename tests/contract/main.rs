@@ -120,6 +120,19 @@ fn trimming_removes_whole_segments_oldest_first_and_never_the_active_one() {
 }
 
 #[test]
+fn a_reader_of_what_was_trimmed_goes_on_at_the_tail_and_so_reaches_the_end_of_a_closed_shard() {
+    on_all(|place| {
+        let mut writer = Writer::new(place, 2);
+        writer.append(A, 4);
+        writer.sync();
+        writer.roll();
+        writer.log.trim(disk::Position(u64::MAX)).unwrap();
+        let found = writer.log.reader().read(A, at(1), ALL).unwrap();
+        assert_eq!((found.frames.len(), found.next), (0, at(4)));
+    });
+}
+
+#[test]
 fn what_was_synced_is_there_after_opening_again_with_the_state_that_goes_with_it() {
     on_all(|place| {
         let mut writer = Writer::new(place, 3);
@@ -226,7 +239,7 @@ fn compare(place: &Place, writer: &Writer, rng: &mut Rng) {
             let found = reader.read(*id, from, limit).expect("nothing is damaged");
             let start = kept.iter().position(|batch| batch.header.end_sequence() > from);
             let Some(start) = start else {
-                assert!(found.frames.is_empty() && found.next == from, "{place:?}");
+                assert!(found.frames.is_empty() && found.next == tail, "{place:?}: {id} at {from}");
                 continue;
             };
             let count = frames_of(&found).len();

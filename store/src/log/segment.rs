@@ -464,7 +464,15 @@ impl LogReader for Shared {
     fn read(&self, shard: ShardId, from: SequenceNumber, limit: ReadLimit) -> Result<ReadBatches, ReadError> {
         let mut out = ReadBatches { next: from, ..ReadBatches::default() };
         let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
-        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else { return Ok(out) };
+        // Asked first: what is below it and not found was trimmed, or is damaged.
+        let tail = self.tail(shard);
+        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
+            if from < tail && from >= self.horizon(shard).map_err(disk_error)? {
+                return Err(ReadError::Damaged { shard, from, resume: tail });
+            }
+            out.next = from.max(tail);
+            return Ok(out);
+        };
         let resume = chosen.batches[0].first;
         if from < resume && from >= self.horizon(shard).map_err(disk_error)? {
             return Err(ReadError::Damaged { shard, from, resume });

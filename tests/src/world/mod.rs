@@ -316,6 +316,8 @@ impl World {
                 self.crash_and_restart(how);
             }
             Event::Retain => {
+                // What is trimmed was read before, so that the checkers know all there ever was.
+                self.follow();
                 let roll = self.faults.chance(100) && !self.is_calm();
                 self.node.retain(roll, self.clock(), &mut self.checks);
                 self.kick();
@@ -482,10 +484,12 @@ impl World {
                 let now = self.clock();
                 let took = self.node.append(conn, &bytes, now, &mut self.checks, &mut self.effects);
                 self.note("append", [conn.0, bytes.len() as u64, u64::from(took.is_ok())], || {
-                    protocol::frame::Header::parse(&bytes).map_or_else(
+                    let header = protocol::frame::Header::parse(&bytes);
+                    let what = header.map_or_else(
                         |e| e.to_string(),
                         |h| format!("{} lane {} sequence {}", h.producer_id, h.lane, h.producer_sequence),
-                    )
+                    );
+                    format!("{what} {}", took.as_ref().err().map_or("", String::as_str))
                 });
                 if took.is_err() {
                     self.break_off(conn);

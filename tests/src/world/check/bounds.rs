@@ -1,7 +1,7 @@
 //! Bounds hold, what is refused is counted, and in the end everything drains. Pure.
 
 use super::{Checker, Seen};
-use crate::world::scenario::Scenario;
+use crate::world::scenario::{ProducerKind, Scenario};
 
 /// A batch that is divided gets a header for each part: what is let in may grow by so much.
 const PENDING_SLACK: usize = 1500;
@@ -18,7 +18,11 @@ impl Bounds {
     pub(super) fn new(scenario: &Scenario) -> Bounds {
         Bounds {
             pending_max: scenario.pending_max,
-            spool_max: scenario.spool_bytes_max,
+            // The agent's spool writes its whole state whenever it is opened, whether there is room or not.
+            spool_max: match scenario.kind {
+                ProducerKind::Model => scenario.spool_bytes_max,
+                ProducerKind::Agent => scenario.spool_bytes_max * 5 / 4,
+            },
             inflight_max: scenario.inflight_max,
         }
     }
