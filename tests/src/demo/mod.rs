@@ -228,7 +228,7 @@ fn further(store_dir: &Path) {
         "\nLook further (the data stays in {dir} until the next demo):\n\
          \n  cargo build --release && export PATH=$PWD/target/release:$PATH KINESIN_DATA={dir}\n  \
          kinesin check {dir}                           proves that the data is whole\n  \
-         kinesin serve &                               starts a store on it\n  \
+         kinesin serve --data {dir} &                  starts a store on it\n  \
          kinesin stream describe telemetry             its shards\n  \
          kinesin tail telemetry --from trim-horizon --no-follow | head\n"
     );
