@@ -356,9 +356,11 @@ impl Stream {
     pub fn retain(&self, below: Option<Position>, roll: bool) {
         let gone = gone(&self.map(), &*self.inner.reader);
         let mut core = lock(&self.inner.core);
-        if let Some(map) = core.committer.retain(below, roll, &gone) {
-            *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = map;
+        let mut map = self.inner.map.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(without) = core.committer.retain(below, roll, &gone, &map) {
+            *map = without;
         }
+        drop(map);
         if core.committer.has_work() {
             self.kick(core);
         }

@@ -702,6 +702,7 @@ impl World {
                 let place = &mut self.places[at];
                 place.producer.crash(chance, now);
                 self.note("restart", [at as u64, 0, 0], String::new);
+                self.checks.see(&Seen::Restarted);
                 if let Some(conn) = self.places[at].conn.take() {
                     self.net.close_client(conn);
                 }

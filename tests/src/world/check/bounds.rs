@@ -6,23 +6,24 @@ use crate::world::scenario::{ProducerKind, Scenario};
 /// A batch that is divided gets a header for each part: what is let in may grow by so much.
 const PENDING_SLACK: usize = 1500;
 
+/// The agent's spool writes its whole state whenever it is opened, whether there is room or not.
+const SPOOL_RESTART_BYTES: u64 = 4096;
+
 /// Promise 6.
 #[derive(Debug)]
 pub(super) struct Bounds {
     pending_max: usize,
     spool_max: u64,
     inflight_max: u32,
+    kind: ProducerKind,
 }
 
 impl Bounds {
     pub(super) fn new(scenario: &Scenario) -> Bounds {
         Bounds {
             pending_max: scenario.pending_max,
-            // The agent's spool writes its whole state whenever it is opened, whether there is room or not.
-            spool_max: match scenario.kind {
-                ProducerKind::Model => scenario.spool_bytes_max,
-                ProducerKind::Agent => scenario.spool_bytes_max * 5 / 4,
-            },
+            spool_max: scenario.spool_bytes_max,
+            kind: scenario.kind,
             inflight_max: scenario.inflight_max,
         }
     }
@@ -35,6 +36,10 @@ impl Checker for Bounds {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match *seen {
+            Seen::Restarted if self.kind == ProducerKind::Agent => {
+                self.spool_max += SPOOL_RESTART_BYTES;
+                Ok(())
+            }
             Seen::Pending(bytes) if bytes > self.pending_max + PENDING_SLACK => {
                 Err(format!("{bytes} bytes wait for a commit, {} may", self.pending_max))
             }

@@ -92,6 +92,8 @@ pub enum Seen<'a> {
     Pending(usize),
     /// Bytes in a producer's spool, and batches on their way.
     Spool(u64, u32),
+    /// A producer has started again.
+    Restarted,
     /// The store's clock when it decides what is old.
     Wall(UnixMs),
     /// Something that must not be: damage after a mere crash, an answer that makes no sense, an odd byte.
