@@ -59,6 +59,10 @@ struct SpoolBox {
     spare: Vec<Vec<u8>>,
     delivered: Option<DeliveredUpdate>,
     closed: bool,
+    /// The lowest position of what was sent and not answered.
+    sent_from: Option<u64>,
+    /// Nothing below it is sent any more.
+    given_up: u64,
 }
 
 #[derive(Debug, Default)]
@@ -187,6 +191,36 @@ impl Hub {
             None => spool.delivered = Some(update),
         }
         self.spool_changed.notify_all();
+    }
+
+    /// Whether the batch at this position may be sent; it then counts as sent and not answered. False when the spool
+    /// has given it up, and its loss is in the ledger.
+    #[must_use]
+    pub fn may_send(&self, position: u64) -> bool {
+        let mut spool = lock(&self.spool);
+        let may = position >= spool.given_up;
+        if may {
+            spool.sent_from = Some(spool.sent_from.map_or(position, |from| from.min(position)));
+        }
+        may
+    }
+
+    /// What is sent and not answered begins here. Said after [`delivered`](Self::delivered) has told of the others.
+    pub fn sent_from(&self, position: Option<u64>) {
+        let mut spool = lock(&self.spool);
+        if spool.sent_from != position {
+            spool.sent_from = position;
+            self.spool_changed.notify_all();
+        }
+    }
+
+    /// Sends nothing below this position any more. True when none of it is sent and not answered, and all that the
+    /// store has of it was taken by the spool: then what is left of it is lost for certain.
+    #[must_use]
+    pub fn give_up(&self, below: u64) -> bool {
+        let mut spool = lock(&self.spool);
+        spool.given_up = spool.given_up.max(below);
+        spool.delivered.is_none() && spool.sent_from.is_none_or(|from| from >= below)
     }
 
     /// What the spool has to do, after waiting for it at most so long.

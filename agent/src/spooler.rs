@@ -157,7 +157,9 @@ impl Spooler {
             let (_, delivered) = self.hub.spool_work(Duration::ZERO, false);
             self.delivered(delivered)?;
             match self.overflow {
-                Overflow::DropOldest if self.spool.drop_oldest()? => {}
+                // What is on its way may be stored: it is lost only when the store has said no more about it.
+                Overflow::DropOldest
+                    if self.hub.give_up(self.spool.oldest_end()) && self.spool.drop_oldest()? => {}
                 Overflow::DropNewest => return Ok(Room::Drop),
                 Overflow::Block | Overflow::DropOldest => {
                     self.stats.set_blocked(true);

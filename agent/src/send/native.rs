@@ -456,6 +456,9 @@ impl Link {
     }
 
     fn put_batch(&mut self, meta: &BatchMeta, session: &mut Session) {
+        if !self.hub.may_send(meta.position) {
+            return self.outbox.handle_unreadable(meta, None);
+        }
         match self.spool.read(Position(meta.position), &mut self.frame) {
             Ok(()) => {
                 self.stats.add_wire(self.frame.len() as u64);
@@ -489,5 +492,6 @@ impl Link {
         if let Some(update) = self.outbox.poll_delivered() {
             self.hub.delivered(update);
         }
+        self.hub.sent_from(self.outbox.sent_from());
     }
 }

@@ -556,6 +556,12 @@ impl Outbox {
         self.lanes.values().filter_map(LaneQueue::first_position).fold(self.ahead, u64::min)
     }
 
+    /// The lowest position of what was sent and not answered.
+    #[must_use]
+    pub fn sent_from(&self) -> Option<u64> {
+        self.lanes.values().filter_map(LaneQueue::sent_from).min()
+    }
+
     /// What to write into the spool: how far the store has everything, and what it refused. `None` when nothing
     /// changed.
     pub fn poll_delivered(&mut self) -> Option<DeliveredUpdate> {

@@ -13,6 +13,7 @@ use crate::client::{Client, ClientError, Target};
 
 mod agent;
 mod bench;
+mod check;
 mod out;
 mod put;
 mod serve;
@@ -44,6 +45,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Shows what a running store is doing.
     Status(status::StatusArgs),
+    /// Proves that a data folder is whole; for a store that is not running.
+    Check(check::CheckArgs),
     /// Measures a store: puts records as fast as it takes them.
     Bench(bench::BenchArgs),
 }
@@ -143,6 +146,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Put(args) => Box::pin(put::run(args)).await,
         Command::Tail(args) => Box::pin(tail::run(args)).await,
         Command::Status(args) => status::run(args).await,
+        Command::Check(args) => check::run(args),
         Command::Bench(args) => Box::pin(bench::run(args)).await,
     }
 }
@@ -184,6 +188,7 @@ mod tests {
             "kinesin tail logs --from at-time=2026-11-20T12:00:00Z --shard 0 --shard 1 --json --data data",
             "kinesin bench --writers 64 --seconds 10 --spawn",
             "kinesin status --json --data data",
+            "kinesin check data --repair --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
