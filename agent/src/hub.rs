@@ -61,8 +61,8 @@ struct SpoolBox {
     closed: bool,
     /// The lowest position of what was sent and not answered.
     sent_from: Option<u64>,
-    /// Nothing below it is sent any more.
-    given_up: u64,
+    /// Nothing below it is sent now.
+    held_below: u64,
 }
 
 #[derive(Debug, Default)]
@@ -193,12 +193,12 @@ impl Hub {
         self.spool_changed.notify_all();
     }
 
-    /// Whether the batch at this position may be sent; it then counts as sent and not answered. False when the spool
-    /// has given it up, and its loss is in the ledger.
+    /// Whether the batch at this position may be sent; it then counts as sent and not answered. False while the
+    /// spool is about to give it up.
     #[must_use]
     pub fn may_send(&self, position: u64) -> bool {
         let mut spool = lock(&self.spool);
-        let may = position >= spool.given_up;
+        let may = position >= spool.held_below;
         if may {
             spool.sent_from = Some(spool.sent_from.map_or(position, |from| from.min(position)));
         }
@@ -214,13 +214,12 @@ impl Hub {
         }
     }
 
-    /// Sends nothing below this position any more. True when none of it is sent and not answered, and all that the
-    /// store has of it was taken by the spool: then what is left of it is lost for certain.
-    #[must_use]
-    pub fn give_up(&self, below: u64) -> bool {
+    /// Nothing below this position is sent from now on (0: all is, again). True when none of it is sent and not
+    /// answered, and the spool was told of all that the store has: the rest of it is lost if it is given up now.
+    pub fn hold_below(&self, position: u64) -> bool {
         let mut spool = lock(&self.spool);
-        spool.given_up = spool.given_up.max(below);
-        spool.delivered.is_none() && spool.sent_from.is_none_or(|from| from >= below)
+        spool.held_below = position;
+        spool.delivered.is_none() && spool.sent_from.is_none_or(|from| from >= position)
     }
 
     /// What the spool has to do, after waiting for it at most so long.

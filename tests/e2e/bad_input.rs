@@ -6,6 +6,7 @@ use std::time::Duration;
 use store::auth::Auth;
 use store::auth::ca::server_names;
 use store::clock::Clock;
+use tests::clock;
 use store::principal::{Principal, Role};
 use tests::harness::process::{AgentProcess, run};
 
@@ -72,12 +73,13 @@ async fn an_expired_certificate_is_said_clearly_and_a_new_token_heals_it() {
     std::fs::write(rig.path("a-spool/identity/cert.pem"), certificate).unwrap();
     std::fs::write(rig.path("a-spool/identity/key.pem"), key).unwrap();
     log.write(10);
-    eventually!("the store finds it expired", {
-        if agent.process.is_none() {
-            agent.up().unwrap();
-        }
+    let made_at = clock::unix_ms();
+    wait_until("the end of its time, in whole seconds", || clock::unix_ms() > made_at + 2000);
+    agent.up().unwrap();
+    eventually!(
+        "the store finds it expired",
         rig.status("connections_closed_certificate_expired").await >= 1.0
-    });
+    );
     wait_until("a clear error", || {
         let printed = agent.printed();
         printed.contains("CertificateExpired") && printed.contains("kinesin agent enroll")

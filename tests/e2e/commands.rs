@@ -130,7 +130,9 @@ async fn status_and_bench_and_enroll_speak_to_people_and_to_programs() {
     assert!(bench.as_object().is_some_and(|figures| !figures.is_empty()), "{bench}");
     // From elsewhere, with copies of the files.
     let copy = |name: &str| std::fs::copy(rig.store.data.join(name), rig.path(name)).unwrap();
-    ["ca.pem", "admin.pem", "admin.key"].iter().for_each(|name| drop(copy(name)));
+    for name in ["ca.pem", "admin.pem", "admin.key"] {
+        copy(name);
+    }
     let (url, path) = (format!("kinesin://{}", rig.store.address), |name: &str| rig.path(name).display().to_string());
     let (ca, cert, key) = (path("ca.pem"), path("admin.pem"), path("admin.key"));
     let words = ["status", "--store", &url, "--ca", &ca, "--cert", &cert, "--cert-key", &key];

@@ -48,7 +48,7 @@ impl Rig {
 
     /// Runs a command of the operator, which must do it.
     pub(crate) fn kinesin(&self, words: &str) -> String {
-        self.store.command(&words.split(' ').collect::<Vec<_>>()).unwrap()
+        self.store.command(&words.split_whitespace().collect::<Vec<_>>()).unwrap()
     }
 
     /// Runs a command of the operator and reads its JSON.

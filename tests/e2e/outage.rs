@@ -110,7 +110,7 @@ async fn what_is_on_its_way_to_a_slow_store_is_never_counted_as_lost_too() {
         log.write(10_000);
     }
     wait_until("all taken", || agent.status().records_in >= log.count());
-    let mut settled = (0, 0);
+    let mut settled: (u64, u64);
     eventually!("stored and lost are all that was written", {
         let stored = tests::harness::consumer::count(&rig.client, "logs").await;
         let lost = rig.lost("spool_full").await;
@@ -118,6 +118,6 @@ async fn what_is_on_its_way_to_a_slow_store_is_never_counted_as_lost_too() {
         settled = (stored, lost);
         stored + lost == log.count()
     });
-    assert!(settled.0 > 0 && settled.1 > 0, "{settled:?}");
+    assert!(settled.0 > 0 && settled.1 > 0, "{settled:?}; {:?}; {}", agent.status(), agent.printed());
     assert!(rig.stored("logs").await.remove("a.log").unwrap().is_sorted());
 }

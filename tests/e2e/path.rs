@@ -47,13 +47,15 @@ async fn a_file_is_followed_through_rotation_by_rename_while_it_is_written() {
     rig.kinesin("stream create logs --rate off");
     let _agent = rig.agent("a", FILES);
     let mut logs = [Writer::new(&rig.path("logs/a.log")), Writer::new(&rig.path("logs/b.log"))];
+    // A file that is there for less than a look may never be seen: so says the README.
+    logs.iter_mut().for_each(|log| log.write(1));
+    rig.wait_for("logs", 2).await;
     for round in 0..10 {
         for (number, log) in logs.iter_mut().enumerate() {
             log.write(200);
             log.rotate_by_rename(&rig.path(&format!("logs/{number}.{round}")));
             log.write(200);
         }
-        // A file that is there for less than a look may never be seen: so says the README.
         let so_far = logs.iter().map(Writer::count).sum();
         rig.wait_for("logs", so_far).await;
     }
