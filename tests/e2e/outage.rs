@@ -102,11 +102,11 @@ async fn a_full_spool_that_drops_the_newest_says_exactly_how_much() {
 async fn what_is_on_its_way_to_a_slow_store_is_never_counted_as_lost_too() {
     let Some(rig) = Rig::start(&[]).await else { return };
     // A store that takes far less than is written: batches are under way all the time while others are dropped.
-    rig.store.command(&["stream", "create", "logs", "--rate", "10 MiB/s,20000/s"]).unwrap();
+    rig.store.command(&["stream", "create", "logs", "--rate", "1 MiB/s,3000/s"]).unwrap();
     let sources = format!("{FILES}line_bytes_max = 1000\n{SMALL}{}", spool(&rig, "drop_oldest"));
     let agent = rig.agent("a", &sources.replace("4 MiB", "1 MiB").replace("16 KiB", "4 KiB"));
     let mut log = Writer::new(&rig.path("logs/a.log"));
-    for _ in 0..15 {
+    for _ in 0..10 {
         log.write(10_000);
     }
     wait_until("all taken", || agent.status().records_in >= log.count());

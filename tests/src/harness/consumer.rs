@@ -10,8 +10,9 @@ use protocol::compress::Codec;
 use protocol::frame::Frame;
 use protocol::name::StreamName;
 use protocol::native::call::{Call, Reply};
+use protocol::sequence::SequenceNumber;
 use protocol::stream::{ShardInfo, StartingPosition};
-use store::client::Client;
+use store::client::{Client, ClientError};
 
 use crate::clock;
 
@@ -52,9 +53,30 @@ pub async fn read_stream(client: &Client, stream: &str) -> io::Result<Vec<Record
     shards.sort_by_key(|shard| shard.id);
     let mut records = Vec::new();
     for shard in shards {
-        read_shard(client, &name, &shard, &mut records).await?;
+        read_shard(client, &name, &shard, &mut records, &mut |error| Err(error)).await?;
     }
     Ok(records)
+}
+
+/// The same of a stream that is damaged: passes over what can't be read, and returns what was said about it.
+///
+/// # Errors
+/// When the store can't be read for another reason.
+pub async fn read_damaged(client: &Client, stream: &str) -> io::Result<(Vec<Record>, Vec<String>)> {
+    let name = name(stream)?;
+    let describe = Call::DescribeStream { name: name.clone() };
+    let info = client.stream(describe).await.map_err(io::Error::other)?;
+    let (mut records, mut said) = (Vec::new(), Vec::new());
+    for shard in info.shards {
+        read_shard(client, &name, &shard, &mut records, &mut |error| {
+            let text = error.to_string();
+            let next = text.rsplit_once("read on from ").and_then(|(_, number)| number.parse().ok());
+            said.push(text);
+            next.map(SequenceNumber).ok_or(error)
+        })
+        .await?;
+    }
+    Ok((records, said))
 }
 
 async fn read_shard(
@@ -62,10 +84,17 @@ async fn read_shard(
     name: &StreamName,
     shard: &ShardInfo,
     records: &mut Vec<Record>,
+    pass_over: &mut impl FnMut(ClientError) -> Result<SequenceNumber, ClientError>,
 ) -> io::Result<()> {
     let (mut from, mut batch) = (StartingPosition::TrimHorizon, Batch::new());
     loop {
-        let read = client.read(name, shard.id, from, READ_BYTES, 0).await.map_err(io::Error::other)?;
+        let read = match client.read(name, shard.id, from, READ_BYTES, 0).await {
+            Ok(read) => read,
+            Err(error) => {
+                from = StartingPosition::At(pass_over(error).map_err(io::Error::other)?);
+                continue;
+            }
+        };
         let mut rest = read.frames();
         while !rest.is_empty() {
             let (frame, after) = Frame::parse_first(rest).map_err(io::Error::other)?;
