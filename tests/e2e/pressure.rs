@@ -88,6 +88,8 @@ async fn answers_lost_with_their_connections_double_nothing() {
     let mut logs: Vec<Writer> = (0..5).map(|n| Writer::new(&rig.path(&format!("logs/{n}.log")))).collect();
     logs.iter_mut().for_each(|log| log.write(100));
     for round in 0..25 {
+        // A connection that is up: answers to its greeting are none to lose.
+        logs[0].write(1);
         let before: u64 = logs.iter().map(Writer::count).sum();
         rig.wait_for("logs", before).await;
         // Every other time certainly after the store has it and before the agent knows; else wherever it hits.
