@@ -290,7 +290,7 @@ mod tests {
         let settings = BatchSettings { bytes_max: 1024, ..BatchSettings::default() };
         let mut batcher = Batcher::new(&[settings], 1 << 20);
         // A file of which only half a line is there, and one that finds no room.
-        drop(batcher.writer(0, lane(0), "half a line", Mono::ZERO).unwrap());
+        let _ = batcher.writer(0, lane(0), "half a line", Mono::ZERO).unwrap();
         batcher.push(0, lane(0), "a", UnixMs(1), &[b'x'; 1000], Mono::ZERO).unwrap();
         assert!(!batcher.writer(0, lane(0), "no room", Mono::ZERO).unwrap().push(UnixMs(1), &[b'x'; 100]));
         let sealed = batcher.take(0, Vec::new());

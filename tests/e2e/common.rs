@@ -107,7 +107,11 @@ impl Rig {
 macro_rules! eventually {
     ($what:expr, $yes:expr) => {{
         let begin = tests::clock::now();
-        while !$yes {
+        loop {
+            let yes = $yes;
+            if yes {
+                break;
+            }
             let late = tests::clock::now().duration_since(begin) > $crate::common::PATIENCE;
             assert!(!late, "never came: {}", $what);
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -196,19 +196,19 @@ async fn survive(cycles: u64) {
     let mut world = World::start(seed).await;
     for cycle in 1..=cycles {
         world.cycle().await;
-        if cycle % CHECK_EVERY == 0 || cycle == cycles {
-            if let Err(wrong) = world.check().await {
-                let (store, agent) = (world.store.printed(), world.agent.printed());
-                let home = world.home.keep();
-                panic!(
-                    "after {cycle} kills ({:?}): {wrong}\n\nrepeat: KINESIN_FAULT_SEED={seed} KINESIN_FAULT_CYCLES={cycles}; \
-                     everything is kept in {}\n\nstore:\n{}\n\nagent:\n{}",
-                    world.kills,
-                    home.display(),
-                    end_of(&store),
-                    end_of(&agent),
-                );
-            }
+        if (cycle % CHECK_EVERY == 0 || cycle == cycles)
+            && let Err(wrong) = world.check().await
+        {
+            let (store, agent) = (world.store.printed(), world.agent.printed());
+            let home = world.home.keep();
+            panic!(
+                "after {cycle} kills ({:?}): {wrong}\n\nrepeat: KINESIN_FAULT_SEED={seed} KINESIN_FAULT_CYCLES={cycles}; \
+                 everything is kept in {}\n\nstore:\n{}\n\nagent:\n{}",
+                world.kills,
+                home.display(),
+                end_of(&store),
+                end_of(&agent),
+            );
         }
     }
     let counts = world.load.counts();

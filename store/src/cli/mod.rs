@@ -11,9 +11,9 @@ use protocol::native::url::StoreUrl;
 
 use crate::client::{Client, ClientError, Target};
 
-mod agent;
 mod bench;
 mod check;
+mod enroll;
 mod out;
 mod put;
 mod serve;
@@ -35,7 +35,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Lets agents in.
     #[command(subcommand)]
-    Agent(agent::AgentCommand),
+    Agent(enroll::AgentCommand),
     /// Makes, shows, changes and removes streams.
     #[command(subcommand)]
     Stream(stream::StreamCommand),
@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(args)).await,
-        Command::Agent(command) => agent::run(command).await,
+        Command::Agent(command) => enroll::run(command).await,
         Command::Stream(command) => stream::run(command).await,
         Command::Put(args) => Box::pin(put::run(args)).await,
         Command::Tail(args) => Box::pin(tail::run(args)).await,
