@@ -77,7 +77,12 @@ async fn a_used_folder_is_clean_and_a_flipped_bit_is_named_and_costs_its_batch_o
 
     rig.up().await;
     let (records, said) = read_damaged(&rig.client, "logs").await.unwrap();
-    assert!(said.len() == 1 && said[0].contains("those records can't be read"), "{said:?}");
+    assert_eq!(said.len(), 1, "{said:?}");
+    let data = rig.store.data.display().to_string();
+    let tailed =
+        run("kinesin", &["tail", "logs", "--from", "trim-horizon", "--no-follow", "--data", &data]).unwrap();
+    let told = String::from_utf8_lossy(&tailed.stderr).into_owned();
+    assert!(told.contains("those records can't be read") && !tailed.status.success(), "{told}");
     let stored: BTreeSet<&[u8]> = records.iter().map(|record| record.data.as_slice()).collect();
     let lost = log.made.iter().filter(|line| !stored.contains(line.as_slice())).count();
     assert!((1..=50).contains(&lost), "{lost} are lost");

@@ -10,9 +10,8 @@ use protocol::compress::Codec;
 use protocol::frame::Frame;
 use protocol::name::StreamName;
 use protocol::native::call::{Call, Reply};
-use protocol::sequence::SequenceNumber;
 use protocol::stream::{ShardInfo, StartingPosition};
-use store::client::{Client, ClientError};
+use store::client::Client;
 
 use crate::clock;
 
@@ -43,40 +42,28 @@ fn name(text: &str) -> io::Result<StreamName> {
 /// A stream from its beginning: shard by shard, parents before children.
 ///
 /// # Errors
-/// When the store can't be read.
+/// When the store can't be read, or a part of the stream is damaged.
 pub async fn read_stream(client: &Client, stream: &str) -> io::Result<Vec<Record>> {
+    let (records, damage) = read_damaged(client, stream).await?;
+    if damage.is_empty() { Ok(records) } else { Err(io::Error::other(damage.join("; "))) }
+}
+
+/// The same of a stream that may be damaged: what can be read, and a sentence for every part that can't.
+///
+/// # Errors
+/// When the store can't be read.
+pub async fn read_damaged(client: &Client, stream: &str) -> io::Result<(Vec<Record>, Vec<String>)> {
     let name = name(stream)?;
     let describe = Call::DescribeStream { name: name.clone() };
     let info = client.stream(describe).await.map_err(io::Error::other)?;
     let mut shards: Vec<ShardInfo> = info.shards;
     // A child's number is above its parents'.
     shards.sort_by_key(|shard| shard.id);
-    let mut records = Vec::new();
+    let (mut records, mut damage) = (Vec::new(), Vec::new());
     for shard in shards {
-        read_shard(client, &name, &shard, &mut records, &mut |error| Err(error)).await?;
+        read_shard(client, &name, &shard, &mut records, &mut damage).await?;
     }
-    Ok(records)
-}
-
-/// The same of a stream that is damaged: passes over what can't be read, and returns what was said about it.
-///
-/// # Errors
-/// When the store can't be read for another reason.
-pub async fn read_damaged(client: &Client, stream: &str) -> io::Result<(Vec<Record>, Vec<String>)> {
-    let name = name(stream)?;
-    let describe = Call::DescribeStream { name: name.clone() };
-    let info = client.stream(describe).await.map_err(io::Error::other)?;
-    let (mut records, mut said) = (Vec::new(), Vec::new());
-    for shard in info.shards {
-        read_shard(client, &name, &shard, &mut records, &mut |error| {
-            let text = error.to_string();
-            let next = text.rsplit_once("read on from ").and_then(|(_, number)| number.parse().ok());
-            said.push(text);
-            next.map(SequenceNumber).ok_or(error)
-        })
-        .await?;
-    }
-    Ok((records, said))
+    Ok((records, damage))
 }
 
 async fn read_shard(
@@ -84,17 +71,11 @@ async fn read_shard(
     name: &StreamName,
     shard: &ShardInfo,
     records: &mut Vec<Record>,
-    pass_over: &mut impl FnMut(ClientError) -> Result<SequenceNumber, ClientError>,
+    damage: &mut Vec<String>,
 ) -> io::Result<()> {
     let (mut from, mut batch) = (StartingPosition::TrimHorizon, Batch::new());
     loop {
-        let read = match client.read(name, shard.id, from, READ_BYTES, 0).await {
-            Ok(read) => read,
-            Err(error) => {
-                from = StartingPosition::At(pass_over(error).map_err(io::Error::other)?);
-                continue;
-            }
-        };
+        let read = client.read(name, shard.id, from, READ_BYTES, 0).await.map_err(io::Error::other)?;
         let mut rest = read.frames();
         while !rest.is_empty() {
             let (frame, after) = Frame::parse_first(rest).map_err(io::Error::other)?;
@@ -110,7 +91,9 @@ async fn read_shard(
             }
             rest = after;
         }
-        if read.head.next >= read.head.tail {
+        if read.head.damaged {
+            damage.push(format!("{name}: {} is damaged before {}", shard.id, read.head.next));
+        } else if read.head.next >= read.head.tail {
             return Ok(());
         }
         from = StartingPosition::At(read.head.next);
