@@ -314,7 +314,7 @@ impl Link {
     }
 
     fn take_stream(&mut self, info: StreamInfo) {
-        self.outbox.handle_stream(&info, self.clock.now());
+        self.outbox.handle_stream(&info);
         self.asked.remove(&info.key);
         self.hub.stream_changed(info);
     }

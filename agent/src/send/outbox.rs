@@ -259,7 +259,7 @@ impl Outbox {
     }
 
     /// The store has told of a stream: it may be written to, at this rate.
-    pub fn handle_stream(&mut self, info: &StreamInfo, now: Mono) {
+    pub fn handle_stream(&mut self, info: &StreamInfo) {
         self.handle_stream_name(info.key, info.name.as_str());
         let Some(gate) = self.gates.get_mut(&info.key) else { return };
         gate.open = true;
@@ -272,7 +272,6 @@ impl Outbox {
         for (_, lane) in self.lanes.range_mut(lanes_of(info.key)) {
             lane.pace = None;
         }
-        let _ = now;
     }
 
     /// The store does not take this stream now.

@@ -257,8 +257,8 @@ impl Producer for RealAgent {
         self.stream_changed(stream, now);
     }
 
-    fn stream_changed(&mut self, stream: &StreamInfo, now: Mono) {
-        self.running.outbox.handle_stream(stream, now);
+    fn stream_changed(&mut self, stream: &StreamInfo, _now: Mono) {
+        self.running.outbox.handle_stream(stream);
         if self.running.routes.update(stream) {
             self.running.batcher.close_stream(stream.key);
         }
