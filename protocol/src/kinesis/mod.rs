@@ -12,6 +12,8 @@ pub mod model;
 pub mod number;
 pub mod value;
 
+use crate::stream::{CallError, CallErrorCode};
+
 /// Start of the `X-Amz-Target` header, before the operation.
 pub const TARGET_PREFIX: &str = "Kinesis_20131202.";
 
@@ -36,5 +38,19 @@ impl ApiError {
     #[must_use]
     pub fn status(&self) -> u16 {
         if self.kind.starts_with("InternalFailure") { 500 } else { 400 }
+    }
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> ApiError {
+        let kind = match error.code {
+            CallErrorCode::NotFound => "ResourceNotFoundException",
+            CallErrorCode::Exists => "ResourceInUseException",
+            CallErrorCode::Invalid => "InvalidArgumentException",
+            CallErrorCode::Denied => "AccessDeniedException",
+            CallErrorCode::Limit => "LimitExceededException",
+            CallErrorCode::Busy | CallErrorCode::Internal => "InternalFailure",
+        };
+        ApiError::new(kind, error.message)
     }
 }
