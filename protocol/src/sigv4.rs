@@ -290,9 +290,11 @@ impl Claim {
         text.push_str(&pairs.join("&"));
         text.push('\n');
         for name in self.signed_headers.split(';') {
-            let values = request.headers.iter().filter(|(is, _)| *is == name).map(|(_, value)| {
-                value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
-            });
+            let values = request
+                .headers
+                .iter()
+                .filter(|(is, _)| *is == name)
+                .map(|(_, value)| value.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
             let _ = writeln!(text, "{name}:{}", values.collect::<Vec<_>>().join(","));
         }
         let body = match request.header("x-amz-content-sha256") {
@@ -347,7 +349,8 @@ fn unescape(text: &str) -> String {
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
         let code = (bytes[at] == b'%').then(|| bytes.get(at + 1..at + 3)).flatten();
-        match code.and_then(|code| std::str::from_utf8(code).ok()).map(unhex).filter(|code| !code.is_empty()) {
+        match code.and_then(|code| std::str::from_utf8(code).ok()).map(unhex).filter(|code| !code.is_empty())
+        {
             Some(code) => {
                 out.extend_from_slice(&code);
                 at += 3;
@@ -423,7 +426,8 @@ fn seconds_of(time: &str) -> Option<u64> {
         let day = days(number(&time[..4])?, number(&time[4..6])?, number(&time[6..8])?)?;
         let (hour, minute, second): (u64, u64, u64) =
             (number(&time[9..11])?, number(&time[11..13])?, number(&time[13..15])?);
-        return (hour < 24 && minute < 60 && second < 61).then(|| day * 86_400 + hour * 3600 + minute * 60 + second);
+        return (hour < 24 && minute < 60 && second < 61)
+            .then(|| day * 86_400 + hour * 3600 + minute * 60 + second);
     }
     // `Mon, 09 Sep 2011 23:36:00 GMT`
     let words: Vec<&str> = time.split_ascii_whitespace().collect();

@@ -58,7 +58,9 @@ mod tests {
         ] {
             assert_eq!(Arn::parse(text).unwrap().to_string(), text);
         }
-        for bad in ["", "arn:aws:s3:::x", "arn:aws:kinesis:r:1:queue/x", "arn:aws:kinesis:r:1:stream/a/consumer/c"] {
+        for bad in
+            ["", "arn:aws:s3:::x", "arn:aws:kinesis:r:1:queue/x", "arn:aws:kinesis:r:1:stream/a/consumer/c"]
+        {
             assert_eq!(Arn::parse(bad), None, "{bad}");
         }
     }

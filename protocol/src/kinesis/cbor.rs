@@ -261,7 +261,10 @@ mod tests {
             ("Data", Value::Blob(Cow::Borrowed(&[0, 255]))),
             ("At", Value::Time(UnixMs(1_700_000_000_042))),
             ("Name", Value::text("x".repeat(300))),
-            ("List", Value::List(vec![Value::Int(-300), Value::Bool(false), Value::Null, Value::Int(70_000)])),
+            (
+                "List",
+                Value::List(vec![Value::Int(-300), Value::Bool(false), Value::Null, Value::Int(70_000)]),
+            ),
             ("Part", Value::Float(0.5)),
         ]);
         let mut out = Vec::new();

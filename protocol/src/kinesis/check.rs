@@ -243,7 +243,9 @@ fn check_items(items: &[Value<'_>], item: Shape, at: &dyn Fn() -> String, errors
                 put(&shown(), &at(), &lengths("Member must satisfy constraint", least, most), errors);
             }
         }
-        Shape::Enum(allowed) if !items.iter().filter_map(Value::as_str).all(|text| allowed.contains(&text)) => {
+        Shape::Enum(allowed)
+            if !items.iter().filter_map(Value::as_str).all(|text| allowed.contains(&text)) =>
+        {
             let rule = format!("Member must satisfy constraint: [{}]", one_of(allowed));
             put(&shown(), &at(), &rule, errors);
         }
@@ -285,7 +287,8 @@ fn check_texts(
     errors: &mut Vec<String>,
 ) {
     let shown = || {
-        let pairs = members.iter().map(|(name, text)| format!("{name}={}", text.as_str().unwrap_or_default()));
+        let pairs =
+            members.iter().map(|(name, text)| format!("{name}={}", text.as_str().unwrap_or_default()));
         format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
     };
     let count = members.len() as u64;
@@ -323,7 +326,8 @@ mod tests {
              equal to 1"
         );
         assert_eq!(
-            run("PutRecords", r#"{"StreamName":"a","Records":[{"Data":""},{"PartitionKey":""}]}"#).unwrap_err(),
+            run("PutRecords", r#"{"StreamName":"a","Records":[{"Data":""},{"PartitionKey":""}]}"#)
+                .unwrap_err(),
             "ValidationException: 2 validation errors detected: Value null at 'records.2.member.data' failed to \
              satisfy constraint: Member must not be null; Value '' at 'records.2.member.partitionKey' failed to \
              satisfy constraint: Member must have length greater than or equal to 1"
@@ -340,7 +344,10 @@ mod tests {
         for (body, want) in [
             (r#"{"StreamName":1}"#, "class java.math.BigDecimal can not be converted to an String"),
             (r#"{"StreamName":[]}"#, "Start of list found where not expected"),
-            (r#"{"StreamName":"","ShardCount":"1"}"#, "class java.lang.String can not be converted to an Integer"),
+            (
+                r#"{"StreamName":"","ShardCount":"1"}"#,
+                "class java.lang.String can not be converted to an Integer",
+            ),
             (r#"{"StreamModeDetails":1}"#, "Expected null"),
         ] {
             let error = run("CreateStream", body).unwrap_err();
@@ -354,7 +361,8 @@ mod tests {
     fn blobs_and_times_are_what_they_are_and_unknown_members_are_gone() {
         let value = run("PutRecord", r#"{"Data":"aGk=","Other":1,"PartitionKey":null}"#).unwrap();
         assert_eq!(value, r#"Map([("Data", Blob([104, 105]))])"#);
-        let value = run("GetShardIterator", r#"{"Timestamp":1.5,"ShardId":"a","ShardIteratorType":"LATEST"}"#);
+        let value =
+            run("GetShardIterator", r#"{"Timestamp":1.5,"ShardId":"a","ShardIteratorType":"LATEST"}"#);
         assert!(value.unwrap().contains("Time(UnixMs(1500))"));
     }
 }

@@ -29,7 +29,8 @@ pub fn put_event(kind: &str, content_type: &str, payload: &[u8], out: &mut Vec<u
 
 /// The end of a stream that did not end well.
 pub fn put_exception(kind: &str, content_type: &str, payload: &[u8], out: &mut Vec<u8>) {
-    let headers = [(":exception-type", kind), (":content-type", content_type), (":message-type", "exception")];
+    let headers =
+        [(":exception-type", kind), (":content-type", content_type), (":message-type", "exception")];
     put(&headers, payload, out);
 }
 

@@ -93,10 +93,7 @@ fn is_consumer_arn(text: &str) -> bool {
     };
     let Some((stream, consumer)) = path.split_once("/consumer/") else { return false };
     let Some((name, created)) = consumer.split_once(':') else { return false };
-    is_name(stream)
-        && is_name(name)
-        && !created.is_empty()
-        && created.bytes().all(|b| b.is_ascii_digit())
+    is_name(stream) && is_name(name) && !created.is_empty() && created.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn is_stream_id(text: &str) -> bool {
@@ -108,12 +105,18 @@ fn is_stream_id(text: &str) -> bool {
 
 const NAME_PATTERN: Pattern = Pattern { text: "[a-zA-Z0-9_.-]+", fits: is_name };
 const NAME: Shape = Shape::Text(1, 128, Some(NAME_PATTERN));
-const STREAM_ARN: Shape =
-    Shape::Text(1, 2048, Some(Pattern { text: r"arn:aws.*:kinesis:.*:\d{12}:stream/\S+", fits: is_stream_arn }));
+const STREAM_ARN: Shape = Shape::Text(
+    1,
+    2048,
+    Some(Pattern { text: r"arn:aws.*:kinesis:.*:\d{12}:stream/\S+", fits: is_stream_arn }),
+);
 const RESOURCE_ARN: Shape = Shape::Text(
     1,
     2048,
-    Some(Pattern { text: r"arn:aws.*:kinesis:.*:\d{12}:.*(stream|channel|queue)/\S+", fits: is_resource_arn }),
+    Some(Pattern {
+        text: r"arn:aws.*:kinesis:.*:\d{12}:.*(stream|channel|queue)/\S+",
+        fits: is_resource_arn,
+    }),
 );
 const CONSUMER_ARN: Shape = Shape::Text(
     1,
@@ -151,13 +154,8 @@ const TAG_KEYS: Shape = Shape::List(1, 50, &Shape::Text(1, 128, None), "");
 const ENCRYPTION: Shape = Shape::Enum(&["NONE", "KMS"]);
 const STRATEGY: Shape = Shape::Enum(&["AUTO", "USER_PARTITION_KEY"]);
 const COMMITMENT: Shape = Shape::Struct(&[must("Status", Shape::Enum(&["ENABLED", "DISABLED"]))]);
-const ITERATOR_TYPE: Shape = Shape::Enum(&[
-    "AFTER_SEQUENCE_NUMBER",
-    "LATEST",
-    "AT_TIMESTAMP",
-    "AT_SEQUENCE_NUMBER",
-    "TRIM_HORIZON",
-]);
+const ITERATOR_TYPE: Shape =
+    Shape::Enum(&["AFTER_SEQUENCE_NUMBER", "LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "TRIM_HORIZON"]);
 const MODE: Shape = Shape::Struct(&[must("StreamMode", Shape::Enum(&["PROVISIONED", "ON_DEMAND"]))]);
 const METRICS: Shape = Shape::List(
     1,
@@ -235,10 +233,7 @@ pub const OPERATIONS: &[(&str, &[Member])] = &[
     ("DescribeAccountSettings", &[]),
     ("DescribeLimits", &[]),
     ("DescribeStream", &[NAMED, may("Limit", LIMIT), may("ExclusiveStartShardId", NAME), BY_ARN, BY_ID]),
-    (
-        "DescribeStreamConsumer",
-        &[BY_ARN, may("ConsumerName", NAME), may("ConsumerARN", CONSUMER_ARN), BY_ID],
-    ),
+    ("DescribeStreamConsumer", &[BY_ARN, may("ConsumerName", NAME), may("ConsumerARN", CONSUMER_ARN), BY_ID]),
     ("DescribeStreamSummary", &[NAMED, BY_ARN, BY_ID]),
     ("DisableEnhancedMonitoring", &[NAMED, must("ShardLevelMetrics", METRICS), BY_ARN, BY_ID]),
     ("EnableEnhancedMonitoring", &[NAMED, must("ShardLevelMetrics", METRICS), BY_ARN, BY_ID]),
@@ -281,10 +276,7 @@ pub const OPERATIONS: &[(&str, &[Member])] = &[
             BY_ID,
         ],
     ),
-    (
-        "ListStreams",
-        &[may("Limit", LIMIT), may("ExclusiveStartStreamName", NAME), may("NextToken", TOKEN)],
-    ),
+    ("ListStreams", &[may("Limit", LIMIT), may("ExclusiveStartStreamName", NAME), may("NextToken", TOKEN)]),
     ("ListTagsForResource", &[must("ResourceARN", RESOURCE_ARN), BY_ID]),
     (
         "ListTagsForStream",
@@ -296,10 +288,7 @@ pub const OPERATIONS: &[(&str, &[Member])] = &[
             BY_ID,
         ],
     ),
-    (
-        "MergeShards",
-        &[NAMED, must("ShardToMerge", NAME), must("AdjacentShardToMerge", NAME), BY_ARN, BY_ID],
-    ),
+    ("MergeShards", &[NAMED, must("ShardToMerge", NAME), must("AdjacentShardToMerge", NAME), BY_ARN, BY_ID]),
     (
         "PutRecord",
         &[
@@ -320,10 +309,7 @@ pub const OPERATIONS: &[(&str, &[Member])] = &[
         &[must("StreamARN", STREAM_ARN), must("ConsumerName", NAME), BY_ID, may("Tags", TAGS)],
     ),
     ("RemoveTagsFromStream", &[NAMED, must("TagKeys", TAG_KEYS), BY_ARN, BY_ID]),
-    (
-        "SplitShard",
-        &[NAMED, must("ShardToSplit", NAME), must("NewStartingHashKey", HASH_KEY), BY_ARN, BY_ID],
-    ),
+    ("SplitShard", &[NAMED, must("ShardToSplit", NAME), must("NewStartingHashKey", HASH_KEY), BY_ARN, BY_ID]),
     (
         "StartStreamEncryption",
         &[NAMED, must("EncryptionType", ENCRYPTION), must("KeyId", KEY_ID), BY_ARN, BY_ID],

@@ -104,15 +104,8 @@ fn decimal(high: u128, low: u128) -> String {
     // Words of 30 bits, the highest first: a remainder of 50 bits and a word fit into 128.
     let mask = (1u128 << 30) - 1;
     let word = |value: u128, place: u32| value >> (30 * place) & mask;
-    let mut words = [
-        word(high, 2),
-        word(high, 1),
-        word(high, 0),
-        word(low, 3),
-        word(low, 2),
-        word(low, 1),
-        word(low, 0),
-    ];
+    let mut words =
+        [word(high, 2), word(high, 1), word(high, 0), word(low, 3), word(low, 2), word(low, 1), word(low, 0)];
     let mut groups = Vec::new();
     while words.iter().any(|word| *word != 0) {
         let mut rest = 0;
@@ -150,12 +143,8 @@ mod tests {
 
     #[test]
     fn a_number_has_the_service_s_layout_and_56_digits() {
-        let number = Number {
-            created_s: 1_421_376_801,
-            shard: ShardId(0),
-            place: 0,
-            arrival_s: 1_421_376_801,
-        };
+        let number =
+            Number { created_s: 1_421_376_801, shard: ShardId(0), place: 0, arrival_s: 1_421_376_801 };
         // 2 | 054b87521... as hexadecimal digits, see above.
         let hex = format!("2{:09x}{:x}{:016x}00{:09x}{:08x}2", 1_421_376_801u64, 0, 0, 1_421_376_801u64, 0);
         let (mut high, mut low) = (0u128, 0u128);

@@ -62,10 +62,14 @@ impl Keys {
 
     fn parse(text: &str) -> Result<Keys, String> {
         let mut profiles: Vec<(String, BTreeMap<String, String>)> = Vec::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';'])) {
+        for line in
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+        {
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 profiles.push((name.trim().to_owned(), BTreeMap::new()));
-            } else if let (Some((name, value)), Some((_, values))) = (line.split_once('='), profiles.last_mut()) {
+            } else if let (Some((name, value)), Some((_, values))) =
+                (line.split_once('='), profiles.last_mut())
+            {
                 values.insert(name.trim().to_owned(), value.trim().to_owned());
             } else {
                 // A line may hold a secret, so it is not repeated.
@@ -75,7 +79,10 @@ impl Keys {
         let mut keys = Keys::default();
         for (profile, mut values) in profiles {
             let mut take = |name: &str| {
-                values.remove(name).filter(|value| !value.is_empty()).ok_or(format!("[{profile}] has no {name}"))
+                values
+                    .remove(name)
+                    .filter(|value| !value.is_empty())
+                    .ok_or(format!("[{profile}] has no {name}"))
             };
             let (id, secret) = (take("aws_access_key_id")?, take("aws_secret_access_key")?);
             let account = take("aws_account_id").unwrap_or_else(|_| ACCOUNT.to_owned());
@@ -102,7 +109,8 @@ fn new_file() -> Result<String, AuthError> {
     let (id, secret) = (random(IDS, 16)?, random(SECRETS, 40)?);
     Ok(format!(
         "# Made by kinesin on first start. Whoever has it may do everything with this store's streams.\n\
-         [default]\naws_access_key_id = KNSN{id}\naws_secret_access_key = {secret}\n"
+         [default]\naws_access_key_id = KNSN{id}\naws_secret_access_key = {secret}\n\
+         # For clients that read it here; any other region is as good.\nregion = local-1\n"
     ))
 }
 
@@ -128,7 +136,10 @@ mod tests {
     fn further_keys_belong_to_accounts_of_their_own_and_bad_files_are_refused() {
         let key = "aws_access_key_id=A\naws_secret_access_key = S=\n";
         let keys = Keys::parse(&format!("; x\n[default]\n{key}aws_account_id=123456789012")).unwrap();
-        assert_eq!((keys.find("A").unwrap().secret.as_str(), keys.find("A").unwrap().account.as_str()), ("S=", "123456789012"));
+        assert_eq!(
+            (keys.find("A").unwrap().secret.as_str(), keys.find("A").unwrap().account.as_str()),
+            ("S=", "123456789012")
+        );
         for bad in ["", "x", key, "[a]\naws_access_key_id=A", &format!("[a]\n{key}aws_account_id=1")] {
             assert!(Keys::parse(bad).is_err(), "{bad}");
         }

@@ -16,7 +16,13 @@ const CONSUMERS_MAX: usize = 20;
 const LIST_DEFAULT: i64 = 100;
 
 impl Call<'_> {
-    fn consumer_value(&self, found: &Found, name: &str, entry: &ConsumerEntry, whole: bool) -> Value<'static> {
+    fn consumer_value(
+        &self,
+        found: &Found,
+        name: &str,
+        entry: &ConsumerEntry,
+        whole: bool,
+    ) -> Value<'static> {
         let stream = self.arn(found.name.as_str());
         let arn = Arn { consumer: Some((name.to_owned(), entry.created.0 / 1000)), ..stream.clone() };
         let young = u128::from(self.now.millis_since(entry.created)) < self.api.delay.as_millis();
@@ -39,11 +45,17 @@ impl Call<'_> {
             .change_traits(&self.caller.principal, &found.name, |traits| {
                 let account = &self.caller.account;
                 if traits.consumers.contains_key(&name) {
-                    let message = format!("Consumer {name} of stream {} under account {account} already exists.", found.name);
+                    let message = format!(
+                        "Consumer {name} of stream {} under account {account} already exists.",
+                        found.name
+                    );
                     return Err(ApiError::new("ResourceInUseException", message));
                 }
                 if traits.consumers.len() >= CONSUMERS_MAX {
-                    let message = format!("Stream {} under account {account} has {CONSUMERS_MAX} consumers.", found.name);
+                    let message = format!(
+                        "Stream {} under account {account} has {CONSUMERS_MAX} consumers.",
+                        found.name
+                    );
                     return Err(ApiError::new("LimitExceededException", message));
                 }
                 let mut entry = ConsumerEntry { created: self.now, ..ConsumerEntry::default() };
@@ -68,24 +80,31 @@ impl Call<'_> {
                 let arn = Arn::parse(text).ok_or_else(|| invalid(format!("{text} is no consumer ARN.")))?;
                 self.own(&arn)?;
                 let stream = StreamName::new(&arn.stream).map_err(|_| self.stream_not_found(&arn.stream))?;
-                let (name, created) = arn.consumer.ok_or_else(|| invalid(format!("{text} is no consumer ARN.")))?;
+                let (name, created) =
+                    arn.consumer.ok_or_else(|| invalid(format!("{text} is no consumer ARN.")))?;
                 (self.find_named(stream)?, name, Some(created))
             }
             None => {
                 let named = self.body.str_of("ConsumerName").filter(|_| self.body.get("StreamARN").is_some());
-                let name = named.ok_or_else(|| invalid("Either ConsumerARN, or StreamARN and ConsumerName must be provided."))?;
+                let name = named.ok_or_else(|| {
+                    invalid("Either ConsumerARN, or StreamARN and ConsumerName must be provided.")
+                })?;
                 (self.find()?, name.to_owned(), None)
             }
         };
         let entry = found.sketch.traits.consumers.get(&name).cloned();
         let entry = entry.filter(|entry| {
-            created.is_none_or(|created| created == entry.created.0 / 1000) && found.status != Status::Deleting
+            created.is_none_or(|created| created == entry.created.0 / 1000)
+                && found.status != Status::Deleting
         });
         match entry {
             Some(entry) => Ok((found, name, entry)),
             None => Err(ApiError::new(
                 "ResourceNotFoundException",
-                format!("Consumer {name} of stream {} under account {} not found.", found.name, self.caller.account),
+                format!(
+                    "Consumer {name} of stream {} under account {} not found.",
+                    found.name, self.caller.account
+                ),
             )),
         }
     }
@@ -118,8 +137,12 @@ impl Call<'_> {
         };
         let all = found.sketch.traits.consumers.iter();
         let rest: Vec<_> = all.filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after)).collect();
-        let last = rest.get(limit.wrapping_sub(1)).filter(|_| rest.len() > limit).map(|(name, _)| self.token(&[name]));
-        let shown = rest.iter().take(limit).map(|(name, entry)| self.consumer_value(&found, name, entry, false));
+        let last = rest
+            .get(limit.wrapping_sub(1))
+            .filter(|_| rest.len() > limit)
+            .map(|(name, _)| self.token(&[name]));
+        let shown =
+            rest.iter().take(limit).map(|(name, entry)| self.consumer_value(&found, name, entry, false));
         Ok(Answer::Value(Value::map([
             ("Consumers", Value::List(shown.collect())),
             ("NextToken", last.into()),

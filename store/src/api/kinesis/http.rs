@@ -67,11 +67,7 @@ pub(crate) async fn serve<S>(
         async move { Ok::<_, Infallible>(Box::pin(answer(&shared, request, &half_open)).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle)
-        .max_buf_size(512 << 10);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(512 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -207,16 +203,11 @@ fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &HalfOpen) -> Response<Body> {
     let asks = |name: HeaderName| request.headers().get(name).cloned();
     let from_page = asks(header::ORIGIN).is_some();
-    let (headers, method) = (
-        asks(header::ACCESS_CONTROL_REQUEST_HEADERS),
-        asks(header::ACCESS_CONTROL_REQUEST_METHOD),
-    );
+    let (headers, method) =
+        (asks(header::ACCESS_CONTROL_REQUEST_HEADERS), asks(header::ACCESS_CONTROL_REQUEST_METHOD));
     let preflight = from_page && request.method() == Method::OPTIONS;
-    let mut response = if preflight {
-        whole(200, None, Vec::new())
-    } else {
-        respond(shared, request, half_open).await
-    };
+    let mut response =
+        if preflight { whole(200, None, Vec::new()) } else { respond(shared, request, half_open).await };
     let mut random = [0; 70];
     // Without randomness the ids are all the same, and nothing else is wrong.
     let _ = getrandom::fill(&mut random);
@@ -226,10 +217,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &Ha
     }
     if preflight {
         set(&mut response, "access-control-max-age", "172800");
-        for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, headers),
-            (header::ACCESS_CONTROL_ALLOW_METHODS, method),
-        ] {
+        for (name, value) in
+            [(header::ACCESS_CONTROL_ALLOW_HEADERS, headers), (header::ACCESS_CONTROL_ALLOW_METHODS, method)]
+        {
             if let Some(value) = value {
                 response.headers_mut().insert(name, value);
             }
@@ -263,7 +253,8 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
         return denied();
     }
     let (parts, body) = request.into_parts();
-    let expected = body.size_hint().exact().map_or(UNKNOWN_BYTES, |exact| usize::try_from(exact).unwrap_or(usize::MAX));
+    let expected =
+        body.size_hint().exact().map_or(UNKNOWN_BYTES, |exact| usize::try_from(exact).unwrap_or(usize::MAX));
     if expected > BODY_BYTES_MAX {
         return whole(413, None, Vec::new());
     }
@@ -276,7 +267,8 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
         Ok(Err(_)) => return whole(413, None, Vec::new()),
         Err(_) => return whole(408, None, Vec::new()),
     };
-    let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text =
+        |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
     let target = text(HeaderName::from_static("x-amz-target"));
     let operation = target.strip_prefix(TARGET_PREFIX).and_then(model::operation);
@@ -291,7 +283,10 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
                     .to_vec(),
             );
         }
-        _ if target.split_once('.').is_some_and(|(service, name)| !service.is_empty() && !name.is_empty()) => {
+        _ if target
+            .split_once('.')
+            .is_some_and(|(service, name)| !service.is_empty() && !name.is_empty()) =>
+        {
             return xml(404, "UnknownOperationException", "");
         }
         _ => return denied(),
@@ -353,9 +348,5 @@ fn authenticate(
         ApiError::new("UnrecognizedClientException", "The security token included in the request is invalid.")
     })?;
     claim.verify(&request, &key.secret, "kinesis", shared.clock.wall()).map_err(bad)?;
-    Ok(Caller {
-        principal: key.principal.clone(),
-        account: key.account.clone(),
-        region: claim.region,
-    })
+    Ok(Caller { principal: key.principal.clone(), account: key.account.clone(), region: claim.region })
 }

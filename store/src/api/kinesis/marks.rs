@@ -35,7 +35,9 @@ pub(super) fn put_tags(tags: &mut Tags, new: Vec<(String, String)>) -> Result<()
         text.chars().all(|sign| sign.is_alphanumeric() || sign == ' ' || "_.:/=+-@%".contains(sign))
     };
     if new.iter().any(|(key, value)| !allowed(key) || !allowed(value)) {
-        return Err(invalid("Some tags contain invalid characters. Valid characters: Unicode letters, digits, white space, _ . / = + - % @."));
+        return Err(invalid(
+            "Some tags contain invalid characters. Valid characters: Unicode letters, digits, white space, _ . / = + - % @.",
+        ));
     }
     if new.iter().any(|(key, _)| key.to_ascii_lowercase().starts_with("aws:")) {
         return Err(invalid("Tag keys that begin with aws: are reserved."));
@@ -51,9 +53,8 @@ pub(super) fn put_tags(tags: &mut Tags, new: Vec<(String, String)>) -> Result<()
 }
 
 fn tag_list<'a>(tags: impl Iterator<Item = (&'a String, &'a String)>) -> Value<'static> {
-    let tags = tags.map(|(key, value)| {
-        Value::map([("Key", key.as_str().into()), ("Value", value.as_str().into())])
-    });
+    let tags =
+        tags.map(|(key, value)| Value::map([("Key", key.as_str().into()), ("Value", value.as_str().into())]));
     Value::List(tags.collect())
 }
 
@@ -89,7 +90,10 @@ impl Call<'_> {
         let text = self.body.str_of("ResourceARN").unwrap_or_default();
         let missing = || {
             let account = &self.caller.account;
-            ApiError::new("ResourceNotFoundException", format!("Resource {text} under account {account} not found."))
+            ApiError::new(
+                "ResourceNotFoundException",
+                format!("Resource {text} under account {account} not found."),
+            )
         };
         let arn = Arn::parse(text).ok_or_else(missing)?;
         self.own(&arn)?;

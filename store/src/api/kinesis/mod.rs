@@ -91,7 +91,13 @@ impl Kinesis {
     }
 
     /// Does one operation, whose request was looked at.
-    async fn call(&self, name: &str, caller: &Caller, body: &Value<'_>, encoding: Encoding) -> Result<Answer> {
+    async fn call(
+        &self,
+        name: &str,
+        caller: &Caller,
+        body: &Value<'_>,
+        encoding: Encoding,
+    ) -> Result<Answer> {
         let call = Call { api: self, caller, body, encoding, now: self.clock.wall() };
         if body.bool_of("DryRun") == Some(true) {
             return Err(ApiError::new(
@@ -156,7 +162,10 @@ impl Call<'_> {
 
     fn stream_not_found(&self, stream: &str) -> ApiError {
         let account = &self.caller.account;
-        ApiError::new("ResourceNotFoundException", format!("Stream {stream} under account {account} not found."))
+        ApiError::new(
+            "ResourceNotFoundException",
+            format!("Stream {stream} under account {account} not found."),
+        )
     }
 
     fn not_active(&self, name: &StreamName, status: Status) -> ApiError {

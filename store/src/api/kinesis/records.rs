@@ -77,7 +77,8 @@ impl Call<'_> {
         let found = self.find_usable()?;
         let record = self.record(self.body, &found, "")?;
         if let Some(text) = self.body.str_of("SequenceNumberForOrdering") {
-            let good = text == "0" || Number::parse(text).is_some_and(|n| n.arrival_s <= self.now.0 / 1000 + 1);
+            let good =
+                text == "0" || Number::parse(text).is_some_and(|n| n.arrival_s <= self.now.0 / 1000 + 1);
             if !good {
                 return Err(invalid(format!(
                     "ExclusiveMinimumSequenceNumber {text} used in PutRecord on stream {} under account {} is \
@@ -314,15 +315,24 @@ impl Call<'_> {
             let ask = (left * 2048).clamp(64 << 10, limit::READ_BYTES_MAX);
             let at = StartingPosition::At(records.next);
             let wait = if records.values.is_empty() { wait_ms } else { 0 };
-            let read =
-                self.api.service.read(&self.caller.principal, &found.name, id, at, ask, wait).await?;
+            let read = self.api.service.read(&self.caller.principal, &found.name, id, at, ask, wait).await?;
             let empty = read.frames.is_empty();
-            let full = take(&read.frames, id, shard, found, (count_max, bytes_max), &mut batch, &mut records, self.now)?;
+            let full = take(
+                &read.frames,
+                id,
+                shard,
+                found,
+                (count_max, bytes_max),
+                &mut batch,
+                &mut records,
+                self.now,
+            )?;
             if !full {
                 records.next = records.next.max(read.next);
                 (records.behind_ms, records.at_end) = (read.behind_ms, read.at_end);
             }
-            if full || empty || read.at_end || records.next >= read.tail || records.values.len() >= count_max {
+            if full || empty || read.at_end || records.next >= read.tail || records.values.len() >= count_max
+            {
                 records.at_end &= !full;
                 return Ok(records);
             }

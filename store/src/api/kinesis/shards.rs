@@ -57,7 +57,9 @@ impl Call<'_> {
             "AFTER_SHARD_ID" => {
                 let text = filter.str_of("ShardId");
                 let text = text.ok_or_else(|| invalid("ShardId must be provided for AFTER_SHARD_ID."))?;
-                shard_id(text).map(|id| u64::from(id.0)).ok_or_else(|| invalid(format!("Invalid ShardId {text}.")))?
+                shard_id(text)
+                    .map(|id| u64::from(id.0))
+                    .ok_or_else(|| invalid(format!("Invalid ShardId {text}.")))?
             }
             "AT_TIMESTAMP" | "FROM_TIMESTAMP" => {
                 let time = filter.time_of("Timestamp");

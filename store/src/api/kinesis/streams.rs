@@ -133,7 +133,8 @@ impl Call<'_> {
         let after = self.body.str_of("ExclusiveStartShardId").and_then(shard_id);
         let creating = found.status == Status::Creating;
         let shards: Vec<_> = found.sketch.shards.1.iter().filter(|_| !creating).collect();
-        let rest: Vec<_> = shards.into_iter().filter(|(id, _)| after.is_none_or(|after| **id > after)).collect();
+        let rest: Vec<_> =
+            shards.into_iter().filter(|(id, _)| after.is_none_or(|after| **id > after)).collect();
         let more = rest.len() > limit;
         let shown = rest.into_iter().take(limit).map(|(id, shard)| describe_shard(*id, shard)).collect();
         let Value::Map(mut members) = self.described(&found) else { return Ok(Answer::Nothing) };
@@ -231,8 +232,10 @@ impl Call<'_> {
         let hours = self.body.int_of("RetentionPeriodHours").unwrap_or_default();
         let now = (found.sketch.config.retention_ms / HOUR_MS) as i64;
         if hours < *HOURS.start() {
-            return Err(invalid("Minimum allowed retention period is 24 hours. Requested retention period (".to_owned()
-                + &format!("{hours} hours) is too short.")));
+            return Err(invalid(
+                "Minimum allowed retention period is 24 hours. Requested retention period (".to_owned()
+                    + &format!("{hours} hours) is too short."),
+            ));
         }
         if hours > *HOURS.end() {
             return Err(invalid(format!(
@@ -300,7 +303,8 @@ pub(super) fn open_count(sketch: &Sketch) -> usize {
 /// `shardId-000000000007`, or only the number.
 pub(super) fn shard_id(text: &str) -> Option<ShardId> {
     let digits = text.split_once('-').map_or(text, |(_, digits)| digits);
-    let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u32>().ok()).flatten();
+    let number =
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u32>().ok()).flatten();
     number.filter(|number| i32::try_from(*number).is_ok()).map(ShardId)
 }
 

@@ -111,7 +111,8 @@ mod tests {
         let rules = Rules { shard_rate: Some(rate), record_bytes_max: 1000 };
         let mut sequencer = Sequencer::new(StreamState::new(2, UnixMs(0)), rules);
         let mut group = Group::<()>::default();
-        let low = |data| NewRecord { partition_key: "a", explicit_hash_key: None, hash_key: HashKey::MIN, data };
+        let low =
+            |data| NewRecord { partition_key: "a", explicit_hash_key: None, hash_key: HashKey::MIN, data };
         let high = NewRecord { hash_key: HashKey::MAX, ..low(b"y") };
         let records = [low(b"1"), high, low(b"2"), low(b"3"), low(b"4"), high];
         let now = Now { mono: Mono::ZERO, wall: UnixMs(7) };
@@ -123,7 +124,8 @@ mod tests {
         };
         let throttled = Placed::Throttled { shard: ShardId(0) };
         assert_eq!(placed, [stored(0, 0), stored(1, 0), stored(0, 1), stored(0, 2), throttled, stored(1, 1)]);
-        let counts: Vec<_> = group.entries().iter().map(|e| (e.header.shard.0, e.header.record_count)).collect();
+        let counts: Vec<_> =
+            group.entries().iter().map(|e| (e.header.shard.0, e.header.record_count)).collect();
         assert_eq!(counts, [(0, 3), (1, 2)]);
     }
 }
