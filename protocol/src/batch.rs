@@ -122,9 +122,14 @@ fn put_index(out: &mut Vec<u8>, value: i64) {
 pub struct BatchBuilder {
     keys: Vec<u8>,
     key_lens: Vec<u32>,
+    /// Keys up to the last that has a record, and their bytes in `keys`.
+    keys_used: usize,
+    keys_used_bytes: usize,
     /// From a key as it is written to its place.
     lookup: HashMap<Box<[u8]>, u32>,
     key_scratch: Vec<u8>,
+    /// Where each key ends in `keys`.
+    key_ends: Vec<u32>,
     key_runs: Runs,
     time_runs: Runs,
     lengths: Vec<u8>,
@@ -189,6 +194,7 @@ impl BatchBuilder {
         check_partition_key(key).map_err(|why| BatchError::Key { index, why })?;
         self.keys.extend_from_slice(&self.key_scratch);
         self.key_lens.push(key.len() as u32);
+        self.key_ends.push(self.keys.len() as u32);
         self.lookup.insert(self.key_scratch.as_slice().into(), index as u32);
         Ok(KeyIndex(index as u32))
     }
@@ -199,6 +205,10 @@ impl BatchBuilder {
         if self.record_count == 0 {
             self.first_time = time;
             self.last_time = time;
+        }
+        if key.0 as usize >= self.keys_used {
+            self.keys_used = key.0 as usize + 1;
+            self.keys_used_bytes = self.key_ends[key.0 as usize] as usize;
         }
         self.key_runs.push(i64::from(key.0), put_index);
         self.time_runs.push(time.0.wrapping_sub(self.last_time.0) as i64, put_zigzag);
@@ -213,8 +223,9 @@ impl BatchBuilder {
     /// and (in the store) shard, sequence and arrival fields are taken as they are; the rest is filled in.
     pub fn seal(&mut self, header: Header, compressor: &mut Compressor, out: &mut Vec<u8>) -> Header {
         self.raw.clear();
-        put_varint(&mut self.raw, self.key_lens.len() as u64);
-        self.raw.extend_from_slice(&self.keys);
+        // A key whose record then found no room is left out: a batch has no more keys than records.
+        put_varint(&mut self.raw, self.keys_used as u64);
+        self.raw.extend_from_slice(&self.keys[..self.keys_used_bytes]);
         self.key_runs.write(put_index, &mut self.raw);
         self.time_runs.write(put_zigzag, &mut self.raw);
         self.raw.extend_from_slice(&self.lengths);
@@ -242,6 +253,9 @@ impl BatchBuilder {
     pub fn clear(&mut self) {
         self.keys.clear();
         self.key_lens.clear();
+        self.key_ends.clear();
+        self.keys_used = 0;
+        self.keys_used_bytes = 0;
         self.lookup.clear();
         self.key_runs = Runs { closed: std::mem::take(&mut self.key_runs.closed), ..Runs::default() };
         self.time_runs = Runs { closed: std::mem::take(&mut self.time_runs.closed), ..Runs::default() };
@@ -537,6 +551,21 @@ mod tests {
         let mut out = Vec::new();
         builder.seal(Header::default(), &mut Compressor::new(codec), &mut out);
         out
+    }
+
+    #[test]
+    fn a_key_whose_record_found_no_room_is_not_in_the_batch() {
+        let mut builder = BatchBuilder::new();
+        let key = builder.key("a", None).unwrap();
+        builder.push(key, UnixMs(1), b"x");
+        builder.key("b", None).unwrap();
+        builder.key("c", None).unwrap();
+        let mut out = Vec::new();
+        builder.seal(Header::default(), &mut Compressor::new(Codec::None), &mut out);
+        let frame = crate::frame::Frame::parse(&out).unwrap();
+        let mut batch = Batch::new();
+        batch.open(&frame.header, frame.payload).unwrap();
+        assert_eq!(batch.keys().map(|(key, _)| key).collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

@@ -283,7 +283,9 @@ async fn retention_removes_whole_segments_and_reading_goes_on_at_the_trim_horizo
     let describe = || Call::DescribeStream { name: rig.name.clone() };
     let mut info = None;
     for _ in 0..2000 {
-        let Reply::Stream(now) = answer(&rig.service, &admin(), describe()).await else { panic!("no description") };
+        let Reply::Stream(now) = answer(&rig.service, &admin(), describe()).await else {
+            panic!("no description")
+        };
         if now.stored_bytes < 20_000 {
             info = Some(now);
             break;

@@ -195,11 +195,11 @@ impl Outbox {
                 }
                 self.ahead = self.ahead.max(next);
             }
-            Read::Again(_) => {
+            Read::Again(at) => {
                 if let Some(meta) = found {
                     self.offer(meta, true);
                 }
-                self.read_again_on(next);
+                self.read_again_on(at, next);
             }
         }
     }
@@ -208,7 +208,8 @@ impl Outbox {
         let seed = self.rng.next_u64();
         let lane = self.lanes.entry(meta.lane).or_insert_with(|| LaneQueue::new(meta.lane, 0, seed));
         match lane.rescan_from {
-            Some(from) if !again || from > meta.position => return,
+            // A lane that had no room at `from` takes nothing from behind it, though it has room by now.
+            Some(from) if !again || from != meta.position => return,
             _ => {}
         }
         if meta.sequence <= lane.delivered && !again {
@@ -221,24 +222,18 @@ impl Outbox {
         self.queued += lane.queue.len() - before;
     }
 
-    fn read_again_on(&mut self, next: u64) {
-        let full = self.settings.lane_batches_max;
-        if next >= self.ahead {
-            for lane in self.lanes.values_mut().filter(|lane| lane.queue.len() < full) {
-                lane.rescan_from = None;
-            }
-            self.again = None;
-            return;
-        }
-        let mut hungry = self.lanes.values().filter(|lane| lane.queue.len() < full);
-        // Lanes that found room are read on for from here; the first that still wants something decides.
-        let wanted = hungry.any(|lane| lane.rescan_from.is_some_and(|from| from <= next));
-        self.again = wanted.then_some(next);
-        if wanted {
-            for lane in self.lanes.values_mut().filter(|lane| lane.queue.len() < full) {
-                lane.rescan_from = lane.rescan_from.map(|from| if from <= next { next } else { from });
+    /// Goes on from `at` to `next`, with the lanes that have room and missed nothing before.
+    fn read_again_on(&mut self, at: u64, next: u64) {
+        let (full, ahead) = (self.settings.lane_batches_max, self.ahead);
+        let mut wanted = false;
+        for lane in self.lanes.values_mut().filter(|lane| lane.queue.len() < full) {
+            let keeps_pace = lane.rescan_from.is_some_and(|from| (at..=next).contains(&from));
+            if keeps_pace {
+                lane.rescan_from = (next < ahead).then_some(next);
+                wanted = true;
             }
         }
+        self.again = (wanted && next < ahead).then_some(next);
     }
 
     // ---- the connection ----

@@ -189,8 +189,12 @@ impl Spool {
             return Ok(true);
         }
         if self.log.active_len() > self.settings.segment_bytes / 4 {
-            // What is delivered of the active segment can only go once it is not the active one.
-            self.write_head()?;
+            // What is delivered of the active segment can only go once it is not the active one. Not where it holds
+            // little more than its head: whoever waits asks again and again, and each time would cost another one.
+            let head = self.state_frame();
+            if self.log.active_len() > 2 * head.len() as u64 {
+                self.log.roll(&head)?;
+            }
         }
         self.trim()?;
         Ok(self.fits(bytes))

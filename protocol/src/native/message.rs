@@ -332,6 +332,8 @@ pub struct ReadHead {
     pub tail: SequenceNumber,
     /// The shard is closed and this answer reaches its end.
     pub at_end: bool,
+    /// The records up to `next` are damaged and can't be read. No frames follow; reading goes on at `next`.
+    pub damaged: bool,
     /// How far the last record in here is behind the store's clock, in milliseconds; 0 at the tail.
     pub behind_ms: u64,
 }
@@ -345,7 +347,7 @@ impl ReadHead {
         out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.next.0.to_le_bytes());
         out.extend_from_slice(&self.tail.0.to_le_bytes());
-        out.push(u8::from(self.at_end));
+        out.push(u8::from(self.at_end) | u8::from(self.damaged) << 1);
         out.extend_from_slice(&self.behind_ms.to_le_bytes());
     }
 
@@ -356,13 +358,11 @@ impl ReadHead {
     pub fn parse(body: &[u8]) -> Result<(ReadHead, &[u8]), MessageError> {
         let mut cursor = Cursor::new(body);
         let mut read = || {
-            Ok(ReadHead {
-                id: cursor.u64()?,
-                next: SequenceNumber(cursor.u64()?),
-                tail: SequenceNumber(cursor.u64()?),
-                at_end: cursor.u8()? != 0,
-                behind_ms: cursor.u64()?,
-            })
+            let (id, next, tail) =
+                (cursor.u64()?, SequenceNumber(cursor.u64()?), SequenceNumber(cursor.u64()?));
+            let flags = cursor.u8()?;
+            let (at_end, damaged) = (flags & 1 != 0, flags & 2 != 0);
+            Ok(ReadHead { id, next, tail, at_end, damaged, behind_ms: cursor.u64()? })
         };
         let head = read().map_err(|why| MessageError::Body { kind: Type::Batches, why })?;
         Ok((head, cursor.rest()))

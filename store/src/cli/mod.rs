@@ -13,6 +13,7 @@ use crate::client::{Client, ClientError, Target};
 
 mod agent;
 mod bench;
+mod check;
 mod out;
 mod put;
 mod serve;
@@ -44,6 +45,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Shows what a running store is doing.
     Status(status::StatusArgs),
+    /// Proves that a data folder is whole: reads and checks everything in it.
+    Check(check::CheckArgs),
     /// Measures a store: puts records as fast as it takes them.
     Bench(bench::BenchArgs),
 }
@@ -138,6 +141,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(args)).await,
+        Command::Check(args) => check::run(&args),
         Command::Agent(command) => agent::run(command).await,
         Command::Stream(command) => stream::run(command).await,
         Command::Put(args) => Box::pin(put::run(args)).await,

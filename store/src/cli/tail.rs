@@ -242,7 +242,12 @@ impl Reader {
                 let part = Part { shard: self.shard, batches, from: begin };
                 self.send.send(part).await.map_err(|_| anyhow!("nobody prints any more"))?;
             }
-            if head.at_end || (!self.follow && (empty || head.next >= head.tail)) {
+            if head.damaged {
+                eprintln!(
+                    "kinesin: stream {}: {} is damaged from sequence {begin} to before {}: those records can't be read",
+                    self.name, self.shard, head.next
+                );
+            } else if head.at_end || (!self.follow && (empty || head.next >= head.tail)) {
                 return Ok((self.shard, head.at_end));
             }
             from = StartingPosition::At(head.next);

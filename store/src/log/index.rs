@@ -7,7 +7,7 @@
 //! magic "KIDX"  u32 CRC32C of all that follows
 //! u64 base   u64 begun ms   u32 shard count
 //! shard count x: u32 shard  u64 next at start  u64 next at end  u32 batch count
-//! for each shard, batch count x: u64 first  u64 arrival ms  u32 offset in the segment  u32 length
+//! for each shard, batch count x: u64 first  u64 arrival ms  u32 offset in the segment  u32 length  u32 records
 //! ```
 //!
 //! Every shard that was alive when the segment began has an entry, so that a search by sequence number can step
@@ -33,6 +33,16 @@ pub struct Batch {
     pub offset: u32,
     /// Bytes of the frame.
     pub len: u32,
+    /// Records in it.
+    pub count: u32,
+}
+
+impl Batch {
+    /// The sequence number after its last record. Where the next batch begins later, what was between is damaged.
+    #[must_use]
+    pub fn end(&self) -> SequenceNumber {
+        self.first + u64::from(self.count)
+    }
 }
 
 /// One shard in a segment.
@@ -91,7 +101,13 @@ impl SegmentIndex {
             end: first,
             batches: Vec::new(),
         });
-        shard.batches.push(Batch { first, arrival: header.arrival, offset, len: header.total_len });
+        shard.batches.push(Batch {
+            first,
+            arrival: header.arrival,
+            offset,
+            len: header.total_len,
+            count: header.record_count,
+        });
         shard.end = header.end_sequence();
     }
 
@@ -121,6 +137,7 @@ impl SegmentIndex {
             out.extend_from_slice(&batch.arrival.0.to_le_bytes());
             out.extend_from_slice(&batch.offset.to_le_bytes());
             out.extend_from_slice(&batch.len.to_le_bytes());
+            out.extend_from_slice(&batch.count.to_le_bytes());
         }
         let crc = crc32c::crc32c(&out[8..]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -153,6 +170,7 @@ impl SegmentIndex {
                     arrival: UnixMs(cursor.u64()?),
                     offset: cursor.u32()?,
                     len: cursor.u32()?,
+                    count: cursor.u32()?,
                 });
             }
         }
@@ -164,16 +182,7 @@ impl ShardIndex {
     /// The place among `batches` of the one that holds a sequence number, or of the next after it.
     #[must_use]
     pub fn find(&self, from: SequenceNumber) -> usize {
-        let after = self.batches.partition_point(|batch| batch.first <= from);
-        match after.checked_sub(1) {
-            Some(place) if self.end_of(place) > from => place,
-            _ => after,
-        }
-    }
-
-    /// After the last record of a batch: where the next begins. A gap (damage) counts to the batch before.
-    fn end_of(&self, place: usize) -> SequenceNumber {
-        self.batches.get(place + 1).map_or(self.end, |next| next.first)
+        self.batches.partition_point(|batch| batch.end() <= from)
     }
 
     /// The first batch that arrived at a time or later.

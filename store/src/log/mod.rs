@@ -75,7 +75,8 @@ pub enum ReadError {
 pub struct ReadBatches {
     /// Whole frames. The first may begin before the place that was asked for.
     pub frames: Vec<u8>,
-    /// After the last record in here; where the read began if there is none.
+    /// After the last record in here; where there is none, where the read began, or the tail where all before it
+    /// was trimmed.
     pub next: SequenceNumber,
     /// When the last batch in here arrived.
     pub last_arrival: UnixMs,
@@ -119,7 +120,7 @@ pub trait StreamLog: Send + 'static {
 
 /// The reading side of an engine.
 pub trait LogReader: Send + Sync + 'static {
-    /// Batches of a shard from a sequence number on; empty at the tail.
+    /// Batches of a shard from a sequence number on; empty at the tail, and where all up to it was trimmed.
     ///
     /// # Errors
     /// When the disk fails, or what was asked for is damaged.

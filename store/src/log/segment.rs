@@ -369,6 +369,17 @@ impl Shared {
         Ok(found(active.flatten()))
     }
 
+    /// Below this nothing of a shard is kept; from here on, what is missing is damaged. 0 where the oldest segment
+    /// does not know the shard: then all of it is younger.
+    fn horizon(&self, shard: ShardId) -> Result<SequenceNumber, disk::ReadError> {
+        let start =
+            |index: &SegmentIndex| index.shards.get(&shard).map(|entry| entry.start).unwrap_or_default();
+        match self.sealed_segments().first() {
+            Some(oldest) => Ok(start(&*self.index(oldest)?)),
+            None => Ok(self.active_shard(shard, |_, index| index.start).unwrap_or_default()),
+        }
+    }
+
     fn read_chosen(&self, shard: ShardId, chosen: &Chosen, out: &mut ReadBatches) -> Result<(), ReadError> {
         let mut frame = Vec::new();
         for (place, batch) in chosen.batches.iter().enumerate() {
@@ -377,15 +388,11 @@ impl Shared {
                 Ok(()) => {
                     out.frames.extend_from_slice(&frame);
                     out.last_arrival = batch.arrival;
-                    out.next = chosen.end_of(place);
+                    out.next = batch.end();
                 }
                 Err(_) if place > 0 => return Ok(()),
                 Err(disk::ReadError::Damaged { .. }) => {
-                    return Err(ReadError::Damaged {
-                        shard,
-                        from: batch.first,
-                        resume: chosen.end_of(place),
-                    });
+                    return Err(ReadError::Damaged { shard, from: batch.first, resume: batch.end() });
                 }
                 Err(error) => {
                     return Err(ReadError::Disk { shard, from: batch.first, why: error.to_string() });
@@ -410,7 +417,7 @@ impl Shared {
             let Ok((_, after)) = Frame::parse_first(rest) else { return false };
             rest = after;
         }
-        *out = ReadBatches { frames: bytes, next: chosen.end, last_arrival: last.arrival };
+        *out = ReadBatches { frames: bytes, next: last.end(), last_arrival: last.arrival };
         out.frames.len() == whole
     }
 }
@@ -433,25 +440,23 @@ enum Found {
 struct Chosen {
     base: u64,
     batches: Vec<Batch>,
-    end: SequenceNumber,
 }
 
 impl Chosen {
     fn of(base: u64, index: &ShardIndex, from: SequenceNumber, limit: ReadLimit) -> Option<Chosen> {
         let start = index.find(from);
         let mut bytes = 0usize;
+        let mut follows = None;
         let fits = |batch: &&Batch| {
             bytes += batch.len as usize;
-            bytes <= limit.bytes_max
+            // A run ends before a gap, so that the next read begins there and tells.
+            let contiguous = follows.is_none_or(|end| end == batch.first);
+            follows = Some(batch.end());
+            contiguous && bytes <= limit.bytes_max
         };
         let count = index.batches[start..].iter().take_while(fits).count().max(1);
         let batches: Vec<Batch> = index.batches[start..].iter().take(count).copied().collect();
-        let end = index.batches.get(start + count).map_or(index.end, |next| next.first);
-        (!batches.is_empty()).then_some(Chosen { base, batches, end })
-    }
-
-    fn end_of(&self, place: usize) -> SequenceNumber {
-        self.batches.get(place + 1).map_or(self.end, |next| next.first)
+        (!batches.is_empty()).then_some(Chosen { base, batches })
     }
 }
 
@@ -459,7 +464,19 @@ impl LogReader for Shared {
     fn read(&self, shard: ShardId, from: SequenceNumber, limit: ReadLimit) -> Result<ReadBatches, ReadError> {
         let mut out = ReadBatches { next: from, ..ReadBatches::default() };
         let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
-        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else { return Ok(out) };
+        // Asked first: what is below it and not found was trimmed, or is damaged.
+        let tail = self.tail(shard);
+        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
+            if from < tail && from >= self.horizon(shard).map_err(disk_error)? {
+                return Err(ReadError::Damaged { shard, from, resume: tail });
+            }
+            out.next = from.max(tail);
+            return Ok(out);
+        };
+        let resume = chosen.batches[0].first;
+        if from < resume && from >= self.horizon(shard).map_err(disk_error)? {
+            return Err(ReadError::Damaged { shard, from, resume });
+        }
         if !self.read_run(&chosen, &mut out) {
             out = ReadBatches { next: from, ..ReadBatches::default() };
             self.read_chosen(shard, &chosen, &mut out)?;

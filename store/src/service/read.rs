@@ -12,6 +12,9 @@ use crate::log::{ReadBatches, ReadError, ReadLimit};
 use crate::principal::{Principal, Role};
 use crate::shard::driver::Stream;
 
+/// At most this many things that are wrong with the data are remembered.
+const PROBLEMS_MAX: usize = 1000;
+
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
@@ -21,6 +24,8 @@ pub struct Read {
     pub tail: SequenceNumber,
     /// The shard is closed and this reaches its end.
     pub at_end: bool,
+    /// What was asked for is damaged up to `next`, where reading goes on.
+    pub damaged: bool,
     /// How far the last record in here is behind the store's clock; 0 at the tail.
     pub behind_ms: u64,
     /// Whole frames. The first may begin before the place that was asked for: skip those records.
@@ -55,7 +60,10 @@ impl Service {
             committed.mark_unchanged();
             // Asked before reading, so that `at_end` is never said too early.
             let end = end_of(&stream, name, shard)?;
-            let found = batches(&stream, shard, from, limit).await?;
+            let found = match batches(&stream, shard, from, limit).await? {
+                Ok(found) => found,
+                Err(damage) => return Ok(self.damaged(name, &stream, shard, from, damage)),
+            };
             let at_end = end.is_some_and(|end| found.next >= end);
             if !found.frames.is_empty() || at_end || wait.is_elapsed() {
                 return Ok(self.answer(&stream, shard, found, at_end));
@@ -89,7 +97,24 @@ impl Service {
         let tail = stream.tail(shard);
         let behind = self.inner.clock.wall().millis_since(found.last_arrival);
         let behind_ms = if found.next < tail && !found.frames.is_empty() { behind } else { 0 };
-        Read { next: found.next, tail, at_end, behind_ms, frames: found.frames }
+        Read { next: found.next, tail, at_end, damaged: false, behind_ms, frames: found.frames }
+    }
+
+    fn damaged(
+        &self,
+        name: &StreamName,
+        stream: &Stream,
+        shard: ShardId,
+        from: SequenceNumber,
+        next: SequenceNumber,
+    ) -> Read {
+        let problem = format!("stream {name}: {shard} is damaged from sequence {from} to before {next}");
+        let mut problems = super::locked(&self.inner.problems);
+        if problems.len() < PROBLEMS_MAX && !problems.contains(&problem) {
+            problems.push(problem);
+        }
+        let tail = stream.tail(shard);
+        Read { next, tail, at_end: false, damaged: true, behind_ms: 0, frames: Vec::new() }
     }
 }
 
@@ -116,7 +141,7 @@ async fn start(
     end_of(stream, name, shard)?;
     let stream = stream.clone();
     blocking(move || match from {
-        StartingPosition::At(sequence) => Ok(sequence),
+        StartingPosition::At(sequence) => Ok(sequence.max(stream.begin(shard))),
         StartingPosition::Latest => Ok(stream.tail(shard)),
         StartingPosition::TrimHorizon => stream.first(shard),
         StartingPosition::AtTime(time) => stream.at_time(shard, time),
@@ -129,12 +154,16 @@ async fn batches(
     shard: ShardId,
     from: SequenceNumber,
     limit: ReadLimit,
-) -> Result<ReadBatches, CallError> {
+) -> Result<Result<ReadBatches, SequenceNumber>, CallError> {
     if from >= stream.tail(shard) {
-        return Ok(ReadBatches { next: from, ..ReadBatches::default() });
+        return Ok(Ok(ReadBatches { next: from, ..ReadBatches::default() }));
     }
     let reader = std::sync::Arc::clone(stream.reader());
-    blocking(move || reader.read(shard, from, limit)).await
+    blocking(move || match reader.read(shard, from, limit) {
+        Err(ReadError::Damaged { resume, .. }) => Ok(Err(resume)),
+        found => found.map(Ok),
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(

@@ -85,6 +85,12 @@ impl Service {
         }
     }
 
+    /// One stream, if it is there; for telling news to who has opened it.
+    #[must_use]
+    pub fn known_stream(&self, principal: &Principal, name: &StreamName) -> Option<StreamInfo> {
+        principal.may_write().then(|| self.describe(name).ok()).flatten()
+    }
+
     /// One stream, made if that is allowed.
     ///
     /// # Errors

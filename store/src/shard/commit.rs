@@ -138,12 +138,22 @@ impl<W> Committer<W> {
     }
 
     /// Segments below a position go, and a new one begins where `roll` says so, with the next commit. Closed shards
-    /// of which nothing is left (see [`gone`]) are forgotten at once; the map without them is returned.
-    pub fn retain(&mut self, below: Option<Position>, roll: bool, gone: &[ShardId]) -> Option<ShardMap> {
+    /// of which nothing is left (see [`gone`]) are forgotten at once; the durable map without them is returned. It
+    /// has nothing of a split or merge that still waits for its commit.
+    pub fn retain(
+        &mut self,
+        below: Option<Position>,
+        roll: bool,
+        gone: &[ShardId],
+        durable: &ShardMap,
+    ) -> Option<ShardMap> {
         self.trim_below = below.or(self.trim_below);
         self.roll |= roll;
         let forgot = self.sequencer.forget_expired(|id, _| gone.contains(&id));
-        forgot.then(|| map_of(self.sequencer.state()))
+        forgot.then(|| {
+            let left = durable.1.iter().filter(|(id, _)| !gone.contains(id));
+            Arc::new((durable.0, left.map(|(id, shard)| (*id, shard.clone())).collect()))
+        })
     }
 }
 

@@ -395,9 +395,11 @@ impl Stream {
             closed.is_none_or(|closed| now.millis_since(closed) > keep_ms)
         });
         let mut core = lock(&self.inner.core);
-        if let Some(map) = core.committer.retain(below, roll, &gone) {
-            *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = map;
+        let mut map = self.inner.map.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(without) = core.committer.retain(below, roll, &gone, &map) {
+            *map = without;
         }
+        drop(map);
         if core.committer.has_work() {
             self.kick(core);
         }
@@ -428,7 +430,8 @@ impl Stream {
     }
 
     /// Where a shard begins, also while its log has nothing of it yet.
-    fn begin(&self, shard: ShardId) -> SequenceNumber {
+    #[must_use]
+    pub fn begin(&self, shard: ShardId) -> SequenceNumber {
         self.map().1.get(&shard).map(|shard| shard.first).unwrap_or_default()
     }
 

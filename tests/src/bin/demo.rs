@@ -39,6 +39,13 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Plan>, String
     Ok(Some(plan))
 }
 
+/// The first Ctrl-C ends the demo in order; whoever does not want to wait presses it again.
+async fn interrupted_twice() {
+    for _ in 0..2 {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let plan = match parse(std::env::args().skip(1)) {
@@ -52,7 +59,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(plan).await {
+    let result = tokio::select! {
+        result = run(plan) => result,
+        () = interrupted_twice() => Err("ended at once, without a ledger".into()),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -114,7 +114,8 @@ impl Fleet {
         let mut sum = FleetSnapshot { agents: self.trucks.len(), ..FleetSnapshot::default() };
         for stats in self.trucks.iter().map(|truck| truck.agent.stats()) {
             sum.records_in += stats.records_in;
-            sum.stored_records += stats.stored_records;
+            // What was stored and whose answer was lost comes back as a duplicate.
+            sum.stored_records += stats.stored_records + stats.duplicate_records;
             sum.raw_bytes += stats.raw_bytes;
             sum.frame_bytes += stats.frame_bytes;
             sum.throttled += stats.throttled;
@@ -142,7 +143,7 @@ impl Fleet {
             if stored >= want {
                 break;
             }
-            screen.show(Duration::ZERO, false, &store.service, &self.snapshot());
+            screen.show(crate::clock::now().duration_since(begin), false, &store.service, &self.snapshot());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         if stored < want {
@@ -200,7 +201,7 @@ stream = "telemetry"
 partition_key = "{{topic[1]}}"
 
 [batch]
-linger_ms = 50
+linger_ms = 200
 
 [spool]
 dir = "{home_text}/spool"

@@ -167,7 +167,9 @@ pub async fn run(plan: Plan) -> Result<bool, Error> {
     ));
     let mut fleet = fleet::Fleet::start(&plan, &dir, &store, &link, &broker).await?;
     drive(&plan, &store, &link, &mut fleet, &mut screen).await;
-    screen.line("stopping the trucks; waiting until everything they made has arrived");
+    // Ctrl-C may come while the network is cut.
+    link.heal();
+    screen.line("stopping the trucks; waiting until everything they made has arrived (Ctrl-C again: ends at once)");
     let made = fleet.stop(&store, &mut screen).await;
     let found = ledger::read(&store.service).await?;
     let verdict = ledger::compare(&made, &found);
@@ -228,7 +230,7 @@ fn further(store_dir: &Path) {
         "\nLook further (the data stays in {dir} until the next demo):\n\
          \n  cargo build --release && export PATH=$PWD/target/release:$PATH KINESIN_DATA={dir}\n  \
          kinesin check {dir}                           proves that the data is whole\n  \
-         kinesin serve &                               starts a store on it\n  \
+         kinesin serve --data {dir} &                  starts a store on it\n  \
          kinesin stream describe telemetry             its shards\n  \
          kinesin tail telemetry --from trim-horizon --no-follow | head\n"
     );

@@ -73,6 +73,10 @@ impl Follower {
                 checks.see(&Seen::Problem(&format!("{id}: {problem}")));
                 break;
             }
+            if found.frames.is_empty() {
+                let why = format!("{id}: nothing from {next} to {}, and nobody trimmed it", found.next);
+                checks.see(&Seen::Problem(&why));
+            }
             next = found.next;
             self.next.insert(id, next);
         }

@@ -2,7 +2,8 @@
 //! checkers that watch it. Pure: no real socket, file, thread or clock; no map whose order escapes.
 //!
 //! [`scenario`] says what kind of world a seed makes and how it may be broken on purpose; [`node`] is the store,
-//! [`producer`] the seam for whoever writes, [`follower`] whoever reads, [`net`] and [`disk`] what lies between;
+//! [`producer`] the seam for whoever writes and a model of it, [`agent`] the
+//! real one, [`follower`] whoever reads, [`net`] and [`disk`] what lies between;
 //! [`check`] holds the promises.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use protocol::time::{Mono, UnixMs};
 use store::log::ReadError;
 use store::shard::sequencer::Now;
 
+pub mod agent;
 pub mod check;
 pub mod disk;
 pub mod follower;
@@ -28,6 +30,7 @@ pub mod record;
 pub mod scenario;
 pub mod trace;
 
+use agent::RealAgent;
 use check::{Checks, Ending, Seen, Violation};
 use follower::Follower;
 use net::{ConnId, Net, Way};
@@ -163,6 +166,7 @@ impl World {
         let places = (0..scenario.producers).map(|number| {
             let producer: Box<dyn Producer> = match scenario.kind {
                 ProducerKind::Model => Box::new(Model::new(number, name.key(), scenario, rng.fork())),
+                ProducerKind::Agent => Box::new(RealAgent::new(number, name.clone(), scenario, rng.fork())),
             };
             Place {
                 producer,
@@ -228,6 +232,10 @@ impl World {
         }
         self.after_us(0, Event::Start);
         self.after_us(50_000, Event::Retain);
+        if self.scenario.full_at_dawn {
+            self.node.is_full = true;
+            self.after_us(self.scenario.chaos_ms * 50, Event::FullOver);
+        }
         for place in 0..self.places.len() {
             self.after_us(0, Event::Make(place));
             self.after_us(0, Event::Connect(place));
@@ -275,6 +283,7 @@ impl World {
         let ending = Ending {
             sources: self.places.iter().map(|place| place.source.as_slice()).collect(),
             lost: self.places.iter().map(|place| place.producer.lost_records()).collect(),
+            may_miss: self.places.iter().map(|place| place.producer.may_miss_refusals()).collect(),
             drained,
             stuck,
         };
@@ -307,6 +316,8 @@ impl World {
                 self.crash_and_restart(how);
             }
             Event::Retain => {
+                // What is trimmed was read before, so that the checkers know all there ever was.
+                self.follow();
                 let roll = self.faults.chance(100) && !self.is_calm();
                 self.node.retain(roll, self.clock(), &mut self.checks);
                 self.kick();
@@ -473,10 +484,12 @@ impl World {
                 let now = self.clock();
                 let took = self.node.append(conn, &bytes, now, &mut self.checks, &mut self.effects);
                 self.note("append", [conn.0, bytes.len() as u64, u64::from(took.is_ok())], || {
-                    protocol::frame::Header::parse(&bytes).map_or_else(
+                    let header = protocol::frame::Header::parse(&bytes);
+                    let what = header.map_or_else(
                         |e| e.to_string(),
                         |h| format!("{} lane {} sequence {}", h.producer_id, h.lane, h.producer_sequence),
-                    )
+                    );
+                    format!("{what} {}", took.as_ref().err().map_or("", String::as_str))
                 });
                 if took.is_err() {
                     self.break_off(conn);
@@ -689,6 +702,7 @@ impl World {
                 let place = &mut self.places[at];
                 place.producer.crash(chance, now);
                 self.note("restart", [at as u64, 0, 0], String::new);
+                self.checks.see(&Seen::Restarted);
                 if let Some(conn) = self.places[at].conn.take() {
                     self.net.close_client(conn);
                 }

@@ -391,7 +391,7 @@ impl Node {
         }
         checks.see(&Seen::Wall(now.wall));
         let gone = gone(&running.map, &*running.reader);
-        let forgot = running.committer.retain(below, (plan.roll || roll) && active.used, &gone);
+        let forgot = running.committer.retain(below, (plan.roll || roll) && active.used, &gone, &running.map);
         if let Some(map) = forgot {
             running.map = map;
         }

@@ -48,6 +48,10 @@ pub trait Producer {
     fn inflight(&self) -> u32;
     /// Records in its loss ledger.
     fn lost_records(&self) -> u64;
+    /// The answer that named refused records may have been lost, and the store does not name them again.
+    fn may_miss_refusals(&self) -> bool {
+        false
+    }
     /// Something that a right store never does to it.
     fn oddity(&self) -> Option<&str>;
 }

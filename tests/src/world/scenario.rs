@@ -44,10 +44,14 @@ pub enum Mutant {
     RefusedNotCounted,
     /// The producer starts again without what it had made durable.
     SpoolForgets,
+    /// The agent's spool reports success of syncs that it does not do.
+    AgentSkipsSync,
+    /// The agent's cursor goes on before what it has passed is in the spool.
+    CursorRunsAhead,
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 19] = [
+pub const MUTANTS: [Mutant; 21] = [
     Mutant::AckBeforeSync,
     Mutant::SkipSync,
     Mutant::SkipSyncDir,
@@ -67,13 +71,24 @@ pub const MUTANTS: [Mutant; 19] = [
     Mutant::SpoolAcksDropped,
     Mutant::RefusedNotCounted,
     Mutant::SpoolForgets,
+    Mutant::AgentSkipsSync,
+    Mutant::CursorRunsAhead,
 ];
+
+/// These are in the model.
+const IN_MODEL: [Mutant; 4] =
+    [Mutant::DeliveredOnSend, Mutant::SpoolAcksDropped, Mutant::RefusedNotCounted, Mutant::SpoolForgets];
+
+/// These are in the agent.
+const IN_AGENT: [Mutant; 2] = [Mutant::AgentSkipsSync, Mutant::CursorRunsAhead];
 
 /// Which producers a world has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProducerKind {
     /// A small one that is easily seen to be right.
     Model,
+    /// The real agent's machines.
+    Agent,
 }
 
 /// A world's settings. All of them follow from the seed.
@@ -125,6 +140,8 @@ pub struct Scenario {
     pub reshard_ms: u64,
     /// ... until the disk is full for a while.
     pub full_ms: u64,
+    /// It is full in the beginning.
+    pub full_at_dawn: bool,
     /// ... until a sync or a write fails.
     pub io_error_ms: u64,
     /// The network's delay, in microseconds: at least, and so much more at most.
@@ -152,11 +169,18 @@ impl Scenario {
         let bytes_per_second = rng.between(2_000, 20_000);
         let records_per_second = rng.between(20, 400);
         let rate = (rate > 0).then_some(ShardRate { bytes_per_second, records_per_second });
+        let kind = match mutant {
+            Some(mutant) if IN_MODEL.contains(&mutant) => ProducerKind::Model,
+            Some(mutant) if IN_AGENT.contains(&mutant) => ProducerKind::Agent,
+            _ if rng.chance(600) => ProducerKind::Agent,
+            _ => ProducerKind::Model,
+        };
+        let full_at_dawn = rng.chance(100);
         let mut some = |choices: &[u64]| one_of(&mut rng, choices);
         let mut scenario = Scenario {
             seed,
             mutant,
-            kind: ProducerKind::Model,
+            kind,
             producers: some(&[1, 1, 2, 3]) as u32,
             keys: some(&[1, 2, 3, 6]) as u32,
             lanes: some(&[1, 1, 2, 3]) as u32,
@@ -177,10 +201,15 @@ impl Scenario {
             cut_ms: some(&[0, 0, 1_000]),
             reshard_ms: some(&[0, 0, 150, 600]),
             full_ms: some(&[0, 0, 700]),
+            full_at_dawn,
             io_error_ms: some(&[0, 0, 800]),
             delay_us: (some(&[10, 200, 5_000]), some(&[0, 500, 20_000, 80_000])),
             commit_us: (some(&[50, 1_000]), some(&[100, 4_000, 60_000])),
         };
+        if kind == ProducerKind::Agent {
+            // Its spool keeps room for its own frames.
+            scenario.spool_bytes_max = scenario.spool_bytes_max.max(14_000) * 3;
+        }
         if lone {
             scenario.producers = 1;
             scenario.lanes = 1;

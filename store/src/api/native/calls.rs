@@ -105,6 +105,7 @@ async fn read(
     let mut head = Vec::with_capacity(PREFIX_BYTES + 1 + ReadHead::BYTES);
     head.extend_from_slice(&prefix(Type::Batches, ReadHead::BYTES + read.frames.len()));
     let (next, tail) = (read.next, read.tail);
-    ReadHead { id, next, tail, at_end: read.at_end, behind_ms: read.behind_ms }.put(&mut head);
+    ReadHead { id, next, tail, at_end: read.at_end, damaged: read.damaged, behind_ms: read.behind_ms }
+        .put(&mut head);
     Answer { head, frames: read.frames }
 }

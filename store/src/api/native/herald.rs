@@ -102,7 +102,7 @@ impl Herald {
     /// Some news was missed: tells how everything is now.
     async fn tell_all(&self) {
         for name in self.named.all() {
-            if let Ok(info) = self.shared.service.open_stream(&self.principal, &name).await {
+            if let Some(info) = self.shared.service.known_stream(&self.principal, &name) {
                 let _ = self.to.send(Control::Changed(Box::new(info))).await;
             }
         }

@@ -61,6 +61,8 @@ pub struct Ending<'a> {
     pub sources: Vec<&'a [RecordId]>,
     /// Records in each producer's loss ledger.
     pub lost: Vec<u64>,
+    /// Whether it may have fewer there than were refused.
+    pub may_miss: Vec<bool>,
     /// Everything was delivered in time.
     pub drained: bool,
     /// Where it was stuck, if it was.
@@ -90,6 +92,8 @@ pub enum Seen<'a> {
     Pending(usize),
     /// Bytes in a producer's spool, and batches on their way.
     Spool(u64, u32),
+    /// A producer has started again.
+    Restarted,
     /// The store's clock when it decides what is old.
     Wall(UnixMs),
     /// Something that must not be: damage after a mere crash, an answer that makes no sense, an odd byte.
