@@ -1,5 +1,7 @@
 //! How fast the agent takes a file and how much processor time that costs, into a store that keeps nothing and
 //! answers at once. `cargo run --release -p agent --example speed -- [MiB]`
+#![expect(clippy::disallowed_methods, reason = "a benchmark: real files, real time")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 

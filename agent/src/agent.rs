@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use disk::{DirLock, DirName, Disk, RealDisk};
 use protocol::native::call::Producer;
@@ -60,6 +60,7 @@ pub struct AgentHandle {
     stats: Arc<Stats>,
     threads: Vec<JoinHandle<()>>,
     _lock: Option<DirLock>,
+    clock: Clock,
 }
 
 impl Agent {
@@ -143,6 +144,7 @@ impl Starting {
             hub: Arc::clone(&hub),
             stats: Arc::clone(&stats),
             threads: Vec::new(),
+            clock,
             _lock: Some(lock),
         };
         let recent = spool.state().recent.clone();
@@ -308,11 +310,12 @@ impl AgentHandle {
 
     /// Waits until all that is in the sources now is stored; false when that took longer than `timeout`.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the caller's thread waits, which is what it asked for")]
     pub fn drain(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = self.clock.now() + timeout;
         let (_, looks) = self.stats.idle();
         self.hub.file_changed(None);
-        while Instant::now() < until && !self.hub.stopping() {
+        while self.clock.now() < until && !self.hub.stopping() {
             let (idle, looked) = self.stats.idle();
             if idle && looked > looks && self.stats.is_delivered() {
                 return true;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::batch::{BatchBuilder, BatchError, KeyIndex};
+use protocol::batch::{BatchBuilder, BatchError, KeyIndex, check_partition_key};
 use protocol::compress::Compressor;
 use protocol::frame::Header;
 use protocol::name::StreamKey;
@@ -68,7 +68,9 @@ pub struct Batcher {
 pub struct Writer<'a> {
     builder: &'a mut BatchBuilder,
     open_bytes: &'a mut usize,
-    key: KeyIndex,
+    key: &'a str,
+    /// Once there is a record of this key: the store wants no keys without records.
+    index: Option<KeyIndex>,
     records_max: usize,
     bytes_max: usize,
 }
@@ -82,7 +84,15 @@ impl Writer<'_> {
         if (count > 0 && !fits) || !self.builder.has_room(data.len()) {
             return false;
         }
-        self.builder.push(self.key, time, data);
+        let index = match self.index {
+            Some(index) => index,
+            // The key was checked when the writer was made, and there is room for it.
+            None => match self.builder.key(self.key, None) {
+                Ok(index) => *self.index.insert(index),
+                Err(_) => return false,
+            },
+        };
+        self.builder.push(index, time, data);
         *self.open_bytes += data.len();
         true
     }
@@ -112,13 +122,14 @@ impl Batcher {
     ///
     /// # Errors
     /// When `key` is no partition key.
-    pub fn writer(
-        &mut self,
+    pub fn writer<'a>(
+        &'a mut self,
         group: usize,
         lane: LaneId,
-        key: &str,
+        key: &'a str,
         now: Mono,
-    ) -> Result<Writer<'_>, BatchError> {
+    ) -> Result<Writer<'a>, BatchError> {
+        check_partition_key(key).map_err(|why| BatchError::Key { index: 0, why })?;
         let spare = &mut self.spare;
         let group = &mut self.groups[group];
         group.close_if_full(lane, spare);
@@ -131,11 +142,11 @@ impl Batcher {
             .open
             .entry(lane)
             .or_insert_with(|| Open { builder: spare.pop().unwrap_or_default(), since: now });
-        let key = open.builder.key(key, None)?;
         Ok(Writer {
             builder: &mut open.builder,
             open_bytes: &mut group.open_bytes,
             key,
+            index: None,
             records_max: settings.records_max,
             bytes_max: settings.bytes_max,
         })
@@ -272,6 +283,22 @@ mod tests {
             frames = rest;
         }
         out
+    }
+
+    #[test]
+    fn a_key_without_a_record_is_in_no_batch() {
+        let settings = BatchSettings { bytes_max: 1024, ..BatchSettings::default() };
+        let mut batcher = Batcher::new(&[settings], 1 << 20);
+        // A file of which only half a line is there, and one that finds no room.
+        let _ = batcher.writer(0, lane(0), "half a line", Mono::ZERO).unwrap();
+        batcher.push(0, lane(0), "a", UnixMs(1), &[b'x'; 1000], Mono::ZERO).unwrap();
+        assert!(!batcher.writer(0, lane(0), "no room", Mono::ZERO).unwrap().push(UnixMs(1), &[b'x'; 100]));
+        let sealed = batcher.take(0, Vec::new());
+        let (frame, rest) = Frame::parse_first(&sealed.frames).unwrap();
+        let mut batch = Batch::new();
+        batch.open(&frame.header, frame.payload).unwrap();
+        assert_eq!(batch.keys().map(|(key, _)| key).collect::<Vec<_>>(), ["a"]);
+        assert!(rest.is_empty() && batcher.writer(0, lane(0), "", Mono::ZERO).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use protocol::time::{Mono, UnixMs};
 pub struct Clock(Instant);
 
 impl Default for Clock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn default() -> Clock {
         Clock(Instant::now())
     }
@@ -17,6 +18,7 @@ impl Default for Clock {
 impl Clock {
     /// Now, for timers.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn now(&self) -> Mono {
         Mono(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -30,6 +32,7 @@ impl Clock {
 
 /// Now, for people.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn unix_ms() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

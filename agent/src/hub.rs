@@ -59,6 +59,10 @@ struct SpoolBox {
     spare: Vec<Vec<u8>>,
     delivered: Option<DeliveredUpdate>,
     closed: bool,
+    /// The lowest position of what was sent and not answered.
+    sent_from: Option<u64>,
+    /// Nothing below it is sent now.
+    held_below: u64,
 }
 
 #[derive(Debug, Default)]
@@ -187,6 +191,35 @@ impl Hub {
             None => spool.delivered = Some(update),
         }
         self.spool_changed.notify_all();
+    }
+
+    /// Whether the batch at this position may be sent; it then counts as sent and not answered. False while the
+    /// spool is about to give it up.
+    #[must_use]
+    pub fn may_send(&self, position: u64) -> bool {
+        let mut spool = lock(&self.spool);
+        let may = position >= spool.held_below;
+        if may {
+            spool.sent_from = Some(spool.sent_from.map_or(position, |from| from.min(position)));
+        }
+        may
+    }
+
+    /// What is sent and not answered begins here. Said after [`delivered`](Self::delivered) has told of the others.
+    pub fn sent_from(&self, position: Option<u64>) {
+        let mut spool = lock(&self.spool);
+        if spool.sent_from != position {
+            spool.sent_from = position;
+            self.spool_changed.notify_all();
+        }
+    }
+
+    /// Nothing below this position is sent from now on (0: all is, again). True when none of it is sent and not
+    /// answered, and the spool was told of all that the store has: the rest of it is lost if it is given up now.
+    pub fn hold_below(&self, position: u64) -> bool {
+        let mut spool = lock(&self.spool);
+        spool.held_below = position;
+        spool.delivered.is_none() && spool.sent_from.is_none_or(|from| from >= position)
     }
 
     /// What the spool has to do, after waiting for it at most so long.

@@ -4,7 +4,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use protocol::time::Mono;
+
+use crate::clock::Clock;
 
 /// The same kind of message is written at most this often.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -40,7 +44,8 @@ pub type Sink = dyn Fn(Level, &str) + Send + Sync;
 #[derive(Clone)]
 pub struct Log {
     sink: Arc<Sink>,
-    last: Arc<Mutex<HashMap<String, (Instant, u64)>>>,
+    last: Arc<Mutex<HashMap<String, (Mono, u64)>>>,
+    clock: Clock,
 }
 
 impl fmt::Debug for Log {
@@ -52,7 +57,7 @@ impl fmt::Debug for Log {
 impl Log {
     /// To a function.
     pub fn to(sink: impl Fn(Level, &str) + Send + Sync + 'static) -> Log {
-        Log { sink: Arc::new(sink), last: Arc::default() }
+        Log { sink: Arc::new(sink), last: Arc::default(), clock: Clock::default() }
     }
 
     /// Nowhere.
@@ -86,13 +91,13 @@ impl Log {
     }
 
     fn limited(&self, level: Level, kind: &str, text: &str) {
-        let now = Instant::now();
+        let now = self.clock.now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() >= KINDS_MAX && !last.contains_key(kind) {
             last.clear();
         }
         let suppressed = match last.get_mut(kind) {
-            Some((at, count)) if now.duration_since(*at) < REPEAT_AFTER => {
+            Some((at, count)) if now.since(*at) < REPEAT_AFTER => {
                 *count += 1;
                 return;
             }

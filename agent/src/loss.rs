@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The stream that losses are told in.
 pub use protocol::name::LOSS_STREAM;
 
+/// The reason of what was damaged in the spool.
+pub const SPOOL_DAMAGED: &str = "spool_damaged";
+
 /// More kinds than this between two tellings are added up under one name: the ledger is bounded too.
 const KINDS_MAX: usize = 256;
 
@@ -73,7 +76,9 @@ impl Ledger {
     pub fn add(&mut self, loss: Loss) {
         self.records += loss.records;
         self.bytes += loss.bytes;
-        *self.by_reason.entry(loss.reason.clone()).or_default() += loss.records.max(1);
+        // The rest of a line that is too long has bytes and no record; of damage nobody knows how many it had.
+        let records = if loss.reason == SPOOL_DAMAGED { loss.records.max(1) } else { loss.records };
+        *self.by_reason.entry(loss.reason.clone()).or_default() += records;
         let same = |p: &&mut Loss| p.source == loss.source && p.reason == loss.reason;
         if let Some(pending) = self.pending.iter_mut().find(same) {
             pending.records += loss.records;

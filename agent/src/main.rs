@@ -56,7 +56,7 @@ fn run() -> Result<ExitCode> {
     // A second signal ends the process where it is: the spool is made for that.
     std::thread::spawn(move || {
         let _ = runtime.block_on(signal());
-        std::process::exit(130);
+        exit_now();
     });
     let snapshot = handle.stats();
     handle.stop();
@@ -115,6 +115,11 @@ async fn wait(handle: &AgentHandle, status: &Path, log: &Log) -> Result<Option<S
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "asked for twice; nothing is lost that was acknowledged")]
+fn exit_now() {
+    std::process::exit(130);
+}
+
 async fn signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -122,6 +127,7 @@ async fn signal() -> std::io::Result<()> {
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "for people, and made anew every second")]
 fn write_status(file: &Path, snapshot: &Snapshot) -> std::io::Result<()> {
     let tmp = file.with_extension("tmp");
     let mut text = serde_json::to_string_pretty(snapshot)?;

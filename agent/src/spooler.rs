@@ -157,13 +157,16 @@ impl Spooler {
             let (_, delivered) = self.hub.spool_work(Duration::ZERO, false);
             self.delivered(delivered)?;
             match self.overflow {
-                Overflow::DropOldest if self.spool.drop_oldest()? => {}
+                // What is on its way may be stored: nothing is given up before the store has answered.
+                Overflow::DropOldest
+                    if self.hub.hold_below(self.spool.oldest_end()) && self.spool.drop_oldest()? => {}
                 Overflow::DropNewest => return Ok(Room::Drop),
                 Overflow::Block | Overflow::DropOldest => {
                     self.stats.set_blocked(true);
                     let (_, delivered) = self.hub.spool_work(Duration::from_millis(200), false);
                     self.delivered(delivered)?;
                     if self.hub.stopping() {
+                        self.hub.hold_below(0);
                         return Ok(Room::Never);
                     }
                 }
@@ -171,6 +174,8 @@ impl Spooler {
             room = self.spool.has_room(bytes)?;
             self.stats.set_spool(&self.spool);
         }
+        self.hub.hold_below(0);
+        self.hub.link.notify_one();
         self.stats.set_blocked(false);
         Ok(Room::Yes)
     }

@@ -1,5 +1,7 @@
 //! The agent at a real mosquitto, where there is one.
 
+#![expect(clippy::disallowed_methods, reason = "a test with a real broker: real files, real time")]
+
 mod common;
 
 use std::io::Write;

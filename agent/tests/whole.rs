@@ -1,5 +1,7 @@
 //! The whole agent against a small store: real files, a real spool, real TLS; record by record.
 
+#![expect(clippy::disallowed_methods, reason = "a test of the whole: real files, real time")]
+
 mod common;
 
 use std::fs;

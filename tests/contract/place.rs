@@ -15,11 +15,14 @@ use store::shard::driver::{StateReplay, head_shards};
 use store::shard::sequencer::{Rules, Sequencer};
 use store::shard::state::StreamState;
 
+/// Flips a bit of this byte of a file.
+type Flip = Box<dyn Fn(&FileName, u64)>;
+
 /// An engine on a disk.
 pub(crate) struct Place {
     name: &'static str,
     pub(crate) disk: Arc<dyn Disk>,
-    flip: Box<dyn Fn(&FileName, u64)>,
+    flip: Flip,
 }
 
 impl fmt::Debug for Place {

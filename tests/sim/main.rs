@@ -7,7 +7,7 @@ use tests::world::run;
 use tests::world::scenario::{MUTANTS, Mutant, Scenario};
 
 /// Histories by default; `SIM_SEEDS` asks for more.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 2000;
 
 /// A broken world is found out within this many.
 const MUTANT_SEEDS: u64 = 300;

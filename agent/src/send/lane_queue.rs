@@ -153,6 +153,13 @@ impl LaneQueue {
         self.queue.front().map(|entry| entry.position).or(self.rescan_from)
     }
 
+    /// The position of the first batch that was sent and not answered. Where something was refused, of the first
+    /// one that may be such a batch.
+    pub(super) fn sent_from(&self) -> Option<u64> {
+        let sent = self.queue.iter().take(if self.outstanding > 0 { self.next } else { 0 });
+        sent.filter(|entry| !entry.done && !entry.filler).map(|entry| entry.position).next()
+    }
+
     /// The next to send; or when to ask again.
     pub(super) fn ready(&mut self, now: Mono) -> Result<Entry, Option<Mono>> {
         if self.rewind_to.is_some() {

@@ -27,7 +27,7 @@ use super::tls;
 use crate::clock::{Clock, unix_ms};
 use crate::hub::Hub;
 use crate::log::Log;
-use crate::loss::Loss;
+use crate::loss::{Loss, SPOOL_DAMAGED};
 use crate::spool::{BatchMeta, SpoolReader};
 use crate::status::Stats;
 
@@ -426,7 +426,7 @@ impl Link {
         let text =
             format!("the spool is damaged from {from} to {to}: what was there is lost, the rest goes on");
         self.log.error(&format!("damage {from}"), &text);
-        self.outbox.handle_loss(Loss::new("spool", "spool_damaged", 0, to - from).at(from, to));
+        self.outbox.handle_loss(Loss::new("spool", SPOOL_DAMAGED, 0, to - from).at(from, to));
     }
 
     /// Puts as many batches into the next write as fit; true when any.
@@ -456,6 +456,9 @@ impl Link {
     }
 
     fn put_batch(&mut self, meta: &BatchMeta, session: &mut Session) {
+        if !self.hub.may_send(meta.position) {
+            return self.outbox.handle_held(meta, self.clock.now());
+        }
         match self.spool.read(Position(meta.position), &mut self.frame) {
             Ok(()) => {
                 self.stats.add_wire(self.frame.len() as u64);
@@ -471,7 +474,7 @@ impl Link {
                 self.log.error("spool", &why);
                 let name = self.outbox.stream_name(meta.lane.stream);
                 let (records, bytes) = (u64::from(meta.records), u64::from(meta.user_bytes));
-                let loss = Loss::new(name, "spool_damaged", records, bytes);
+                let loss = Loss::new(name, SPOOL_DAMAGED, records, bytes);
                 let end = meta.position + u64::from(meta.len);
                 self.outbox.handle_unreadable(meta, Some(loss.at(meta.position, end)));
             }
@@ -489,5 +492,6 @@ impl Link {
         if let Some(update) = self.outbox.poll_delivered() {
             self.hub.delivered(update);
         }
+        self.hub.sent_from(self.outbox.sent_from());
     }
 }

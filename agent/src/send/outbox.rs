@@ -49,6 +49,9 @@ impl Default for Settings {
 /// Empty batches made at once when the store has forgotten a lane.
 const FILLERS_MAX: u64 = 65_536;
 
+/// What the spool holds back is asked for again after this.
+const HELD_MS: u64 = 5;
+
 /// The mark alone is told again when it moved by this much.
 const MARK_STEP_BYTES: u64 = 16 << 10;
 
@@ -403,6 +406,18 @@ impl Outbox {
         self.inflight_bytes = self.inflight_bytes.saturating_sub(u64::from(meta.len));
     }
 
+    /// A batch that was to be sent is not to be sent yet: the spool may give it up.
+    pub fn handle_held(&mut self, meta: &BatchMeta, now: Mono) {
+        if let Some(lane) = self.lanes.get_mut(&meta.lane) {
+            lane.answered();
+            lane.go_back(meta.sequence);
+            lane.wait_until = lane.wait_until.max(now.plus_millis(HELD_MS));
+            lane.settle();
+        }
+        self.inflight_batches = self.inflight_batches.saturating_sub(1);
+        self.inflight_bytes = self.inflight_bytes.saturating_sub(u64::from(meta.len));
+    }
+
     // ---- answers ----
 
     /// The store has answered.
@@ -549,6 +564,12 @@ impl Outbox {
     #[must_use]
     pub fn mark(&self) -> u64 {
         self.lanes.values().filter_map(LaneQueue::first_position).fold(self.ahead, u64::min)
+    }
+
+    /// The lowest position of what was sent and not answered.
+    #[must_use]
+    pub fn sent_from(&self) -> Option<u64> {
+        self.lanes.values().filter_map(LaneQueue::sent_from).min()
     }
 
     /// What to write into the spool: how far the store has everything, and what it refused. `None` when nothing

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use crate::hub::{Hub, Message};
 
 /// Reads lines on a thread of its own until the end, as messages of one source.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own, which has nothing else to do than wait for room"
+)]
 pub(crate) fn read(hub: &Arc<Hub>, source: usize, line_bytes_max: u64) {
     let mut input = std::io::stdin().lock();
     let (mut number, mut line) = (0, Vec::new());

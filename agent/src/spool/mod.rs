@@ -274,6 +274,12 @@ impl Spool {
         self.sync()
     }
 
+    /// Where the segment ends that [`drop_oldest`](Self::drop_oldest) gives up.
+    #[must_use]
+    pub fn oldest_end(&self) -> u64 {
+        self.log.segments().first().map_or(0, |oldest| oldest.end().0)
+    }
+
     /// Gives up the oldest segment with all that is undelivered in it, and writes that into the loss ledger
     /// first. False when there is only the active one.
     ///

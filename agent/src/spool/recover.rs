@@ -5,7 +5,7 @@ use protocol::frame::{Frame, HEADER_BYTES, Header, Kind};
 
 use super::state::{CursorUpdate, DeliveredUpdate, State, read};
 use super::{BatchMeta, Opened, SpoolError, SpoolFraming};
-use crate::loss::Loss;
+use crate::loss::{Loss, SPOOL_DAMAGED};
 
 /// The state of an opened log.
 pub(super) fn recover(
@@ -41,7 +41,7 @@ fn first_state(log: &SegmentLog<SpoolFraming>, producer: u128, opened: &mut Open
     let lost = log.end().0 - log.start().0;
     if lost > 0 {
         opened.damaged.push((log.start().0, log.end().0));
-        state.ledger.add(Loss::new("spool", "spool_damaged", 0, lost).at(log.start().0, log.end().0));
+        state.ledger.add(Loss::new("spool", SPOOL_DAMAGED, 0, lost).at(log.start().0, log.end().0));
     }
     state
 }
@@ -92,7 +92,7 @@ fn note_damage(state: &mut State, damaged: &[(u64, u64)], state_at: u64) {
     for (from, to) in damaged {
         if *to > state.mark {
             let from = (*from).max(state.mark);
-            state.ledger.add(Loss::new("spool", "spool_damaged", 0, to - from).at(from, *to));
+            state.ledger.add(Loss::new("spool", SPOOL_DAMAGED, 0, to - from).at(from, *to));
         }
     }
     if damaged.iter().any(|(_, to)| *to > state_at) {

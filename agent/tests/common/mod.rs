@@ -1,5 +1,6 @@
 //! A small store for the agent's tests: TLS, enrolment, sequences, throttles, and faults on request. It keeps every
 //! record in memory, so that a test can compare what came with what was written.
+#![allow(clippy::disallowed_methods, reason = "a fake store with real time, and files that are not ours")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -85,7 +86,7 @@ struct StreamState {
 
 #[derive(Debug, Default)]
 struct World {
-    streams: HashMap<StreamKey, StreamState>,
+    streams: BTreeMap<StreamKey, StreamState>,
     sequences: HashMap<(u128, StreamKey, u32), u64>,
     epochs: HashMap<u128, u32>,
     records: Vec<Kept>,

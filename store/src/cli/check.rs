@@ -1,20 +1,24 @@
-//! `kinesin check`: proves the invariants of a data folder that no store has open.
+//! `kinesin check`: proves the invariants of a data folder that no store has open. What is checked, and how, is
+//! in [`crate::check`].
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::out;
-use crate::check::{self, Report, Severity};
+use crate::check::{self, Finding, Report, Severity};
 use crate::config::show_bytes;
 
-/// Arguments of `kinesin check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The data folder; no store may have it open.
-    #[arg(env = "KINESIN_DATA", value_name = "DIR")]
-    dir: PathBuf,
-    /// Writes anew what is derived and wrong. Damaged records stay as they are, and are stepped over by readers.
+    /// Data folder of a store that is not running.
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The same.
+    #[arg(long, env = "KINESIN_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Make anew what is derived from the logs and wrong. Records are never touched.
     #[arg(long)]
     repair: bool,
     /// Print JSON.
@@ -22,53 +26,51 @@ pub(super) struct CheckArgs {
     json: bool,
 }
 
-/// Checks; an error where records can't be read or something is left to repair.
-pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let bar = out::progress(Some(0), "{bytes} of {total_bytes} read {wide_bar} {eta}");
-    let report = check::run(&args.dir, args.repair, &mut |done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    })?;
+pub(super) fn run(args: CheckArgs) -> anyhow::Result<()> {
+    let dir = args.dir.or(args.data).context("which folder? Give DIR, or set KINESIN_DATA")?;
+    let bar = out::progress(None, "{spinner} {msg}");
+    let report = check::run(&dir, args.repair, &mut |done, all| {
+        bar.set_message(format!("{} of {} checked", show_bytes(done), show_bytes(all)));
+        bar.tick();
+    });
     bar.finish_and_clear();
+    let report = report.map_err(anyhow::Error::new)?;
     if args.json {
-        out::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        let mut value = serde_json::to_value(&report)?;
+        value["clean"] = report.is_clean().into();
+        out::print_json(&value)?;
     } else {
-        out::print(&text(args, &report))?;
+        out::print(&text(&report))?;
     }
-    let bad = report.findings.iter().filter(|f| !f.repaired && f.severity != Severity::Note).count();
-    match bad {
-        0 => Ok(()),
-        1 => anyhow::bail!("{}: 1 finding", args.dir.display()),
-        _ => anyhow::bail!("{}: {bad} findings", args.dir.display()),
+    let open = report.findings.iter().filter(|finding| is_open(finding)).count();
+    if open > 0 {
+        anyhow::bail!("{}: {open} findings are not as they should be", dir.display());
     }
+    Ok(())
 }
 
-fn text(args: &CheckArgs, report: &Report) -> String {
+fn is_open(finding: &Finding) -> bool {
+    !finding.repaired && finding.severity != Severity::Note
+}
+
+fn text(report: &Report) -> String {
     let mut text = String::new();
     for finding in &report.findings {
-        let severity = match finding.severity {
-            Severity::Loss => "LOSS",
+        let word = match finding.severity {
+            Severity::Loss => "DAMAGED",
+            Severity::Derived if finding.repaired => "repaired",
             Severity::Derived => "derived",
             Severity::Note => "note",
         };
-        let repaired = if finding.repaired { " (put right)" } else { "" };
-        text += &format!("{severity:<8} {}: {}{repaired}\n", finding.place, finding.what);
+        text += &format!("{word:<8}  {}: {}\n", finding.place, finding.what);
     }
-    let lost = report.findings.iter().any(|f| f.severity == Severity::Loss);
-    let verdict = if lost {
-        "some records can't be read; everything else can"
-    } else if report.is_clean() {
-        "everything is whole"
-    } else {
-        "all records are whole; run again with --repair"
-    };
+    let verdict = if report.is_clean() { "clean" } else { "NOT CLEAN" };
     text + &format!(
-        "{}: {} streams, {} segments, {} batches, {} records, {} read: {verdict}\n",
-        args.dir.display(),
+        "{verdict}: {} streams, {} segments, {} frames, {} records, {} read\n",
         report.streams,
         report.segments,
         report.frames,
         report.records,
-        show_bytes(report.bytes),
+        show_bytes(report.bytes)
     )
 }

@@ -11,9 +11,9 @@ use protocol::native::url::StoreUrl;
 
 use crate::client::{Client, ClientError, Target};
 
-mod agent;
 mod bench;
 mod check;
+mod enroll;
 mod out;
 mod put;
 mod serve;
@@ -35,7 +35,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Lets agents in.
     #[command(subcommand)]
-    Agent(agent::AgentCommand),
+    Agent(enroll::AgentCommand),
     /// Makes, shows, changes and removes streams.
     #[command(subcommand)]
     Stream(stream::StreamCommand),
@@ -45,7 +45,7 @@ enum Command {
     Tail(tail::TailArgs),
     /// Shows what a running store is doing.
     Status(status::StatusArgs),
-    /// Proves that a data folder is whole: reads and checks everything in it.
+    /// Proves that a data folder is whole; for a store that is not running.
     Check(check::CheckArgs),
     /// Measures a store: puts records as fast as it takes them.
     Bench(bench::BenchArgs),
@@ -141,12 +141,12 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(args)).await,
-        Command::Check(args) => check::run(&args),
-        Command::Agent(command) => agent::run(command).await,
+        Command::Agent(command) => enroll::run(command).await,
         Command::Stream(command) => stream::run(command).await,
         Command::Put(args) => Box::pin(put::run(args)).await,
         Command::Tail(args) => Box::pin(tail::run(args)).await,
         Command::Status(args) => status::run(args).await,
+        Command::Check(args) => check::run(args),
         Command::Bench(args) => Box::pin(bench::run(args)).await,
     }
 }
@@ -188,6 +188,7 @@ mod tests {
             "kinesin tail logs --from at-time=2026-11-20T12:00:00Z --shard 0 --shard 1 --json --data data",
             "kinesin bench --writers 64 --seconds 10 --spawn",
             "kinesin status --json --data data",
+            "kinesin check data --repair --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -120,6 +120,7 @@ async fn tail(client: Client, args: &TailArgs) -> anyhow::Result<()> {
                             return Ok(());
                         }
                     }
+                    anyhow::ensure!(!walk.damaged, "not all could be read; `kinesin check` names what is damaged");
                     return Ok(());
                 }
             },
@@ -145,7 +146,17 @@ struct Walk {
     turns: std::sync::Arc<tokio::sync::Semaphore>,
     started: HashSet<ShardId>,
     ended: HashSet<ShardId>,
-    tasks: JoinSet<anyhow::Result<(ShardId, bool)>>,
+    tasks: JoinSet<anyhow::Result<Done>>,
+    damaged: bool,
+}
+
+/// A reader that came to an end.
+struct Done {
+    shard: ShardId,
+    /// The shard is closed and was read to its end.
+    at_end: bool,
+    /// Records of it could not be read.
+    damaged: bool,
 }
 
 impl Walk {
@@ -161,6 +172,7 @@ impl Walk {
             started: HashSet::new(),
             ended: HashSet::new(),
             tasks: JoinSet::new(),
+            damaged: false,
         }
     }
 
@@ -209,7 +221,8 @@ impl Walk {
         self.tasks.spawn(reader.run(from.position()));
     }
 
-    async fn on_done(&mut self, (shard, at_end): (ShardId, bool)) -> anyhow::Result<()> {
+    async fn on_done(&mut self, Done { shard, at_end, damaged }: Done) -> anyhow::Result<()> {
+        self.damaged |= damaged;
         if at_end && self.ended.insert(shard) && self.only.is_empty() {
             let info = self.client.stream(Call::DescribeStream { name: self.name.clone() }).await?;
             self.start(&info, false)?;
@@ -228,8 +241,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// True when the shard is closed and was read to its end.
-    async fn run(self, mut from: StartingPosition) -> anyhow::Result<(ShardId, bool)> {
+    async fn run(self, mut from: StartingPosition) -> anyhow::Result<Done> {
+        let mut damaged = false;
         loop {
             let batches = self.read(from).await?;
             let head = batches.head;
@@ -243,12 +256,13 @@ impl Reader {
                 self.send.send(part).await.map_err(|_| anyhow!("nobody prints any more"))?;
             }
             if head.damaged {
+                damaged = true;
                 eprintln!(
                     "kinesin: stream {}: {} is damaged from sequence {begin} to before {}: those records can't be read",
                     self.name, self.shard, head.next
                 );
             } else if head.at_end || (!self.follow && (empty || head.next >= head.tail)) {
-                return Ok((self.shard, head.at_end));
+                return Ok(Done { shard: self.shard, at_end: head.at_end, damaged });
             }
             from = StartingPosition::At(head.next);
         }

@@ -169,7 +169,9 @@ pub async fn run(plan: Plan) -> Result<bool, Error> {
     drive(&plan, &store, &link, &mut fleet, &mut screen).await;
     // Ctrl-C may come while the network is cut.
     link.heal();
-    screen.line("stopping the trucks; waiting until everything they made has arrived (Ctrl-C again: ends at once)");
+    screen.line(
+        "stopping the trucks; waiting until everything they made has arrived (Ctrl-C again: ends at once)",
+    );
     let made = fleet.stop(&store, &mut screen).await;
     let found = ledger::read(&store.service).await?;
     let verdict = ledger::compare(&made, &found);

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,12 +12,18 @@ use tokio::sync::watch;
 /// One hop's memory per direction, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
 
+#[derive(Debug, Default)]
+struct Traffic {
+    forwarded: AtomicU64,
+    answers_lost: AtomicBool,
+}
+
 /// A link that forwards while it is up. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Link {
     address: SocketAddr,
     up: watch::Sender<bool>,
-    forwarded: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -30,9 +36,9 @@ impl Link {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let (up, watching) = watch::channel(true);
-        let forwarded = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(accept(listener, to, watching, Arc::clone(&forwarded)));
-        Ok(Link { address, up, forwarded, task })
+        let traffic = Arc::new(Traffic::default());
+        let task = tokio::spawn(accept(listener, to, watching, Arc::clone(&traffic)));
+        Ok(Link { address, up, traffic, task })
     }
 
     /// Where to connect to.
@@ -46,15 +52,22 @@ impl Link {
         self.up.send_replace(false);
     }
 
+    /// From now until [`heal`](Self::heal), what comes back from the far end goes nowhere. A cut must follow: bytes are
+    /// missing in the middle of it.
+    pub fn lose_answers(&self) {
+        self.traffic.answers_lost.store(true, Ordering::Release);
+    }
+
     /// Forwards again.
     pub fn heal(&self) {
+        self.traffic.answers_lost.store(false, Ordering::Release);
         self.up.send_replace(true);
     }
 
     /// Bytes forwarded, both ways.
     #[must_use]
     pub fn forwarded_bytes(&self) -> u64 {
-        self.forwarded.load(Ordering::Relaxed)
+        self.traffic.forwarded.load(Ordering::Relaxed)
     }
 }
 
@@ -65,37 +78,41 @@ impl Drop for Link {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, up: watch::Receiver<bool>, forwarded: Arc<AtomicU64>) {
+async fn accept(listener: TcpListener, to: SocketAddr, up: watch::Receiver<bool>, traffic: Arc<Traffic>) {
     loop {
         let Ok((near, _)) = listener.accept().await else { continue };
         if !*up.borrow() {
             drop(near);
             continue;
         }
-        let (mut up, forwarded) = (up.clone(), Arc::clone(&forwarded));
+        let (mut up, traffic) = (up.clone(), Arc::clone(&traffic));
         tokio::spawn(async move {
             tokio::select! {
                 _ = up.wait_for(|up| !*up) => {}
-                result = forward(near, to, forwarded) => drop(result),
+                result = forward(near, to, traffic) => drop(result),
             }
         });
     }
 }
 
-async fn forward(near: TcpStream, to: SocketAddr, forwarded: Arc<AtomicU64>) -> io::Result<()> {
+async fn forward(near: TcpStream, to: SocketAddr, traffic: Arc<Traffic>) -> io::Result<()> {
     let far = TcpStream::connect(to).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    tokio::try_join!(pump(near_read, far_write, &forwarded), pump(far_read, near_write, &forwarded))?;
+    tokio::try_join!(
+        pump(near_read, far_write, &traffic, false),
+        pump(far_read, near_write, &traffic, true)
+    )?;
     Ok(())
 }
 
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    forwarded: &AtomicU64,
+    traffic: &Traffic,
+    is_answer: bool,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -103,7 +120,10 @@ async fn pump(
         if len == 0 {
             return to.shutdown().await;
         }
+        if is_answer && traffic.answers_lost.load(Ordering::Acquire) {
+            continue;
+        }
         to.write_all(&buffer[..len]).await?;
-        forwarded.fetch_add(len as u64, Ordering::Relaxed);
+        traffic.forwarded.fetch_add(len as u64, Ordering::Relaxed);
     }
 }

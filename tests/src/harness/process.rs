@@ -2,12 +2,13 @@
 //! What they print goes to a file, which an error shows the end of.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use store::client::{Client, Target};
 
 use crate::clock;
@@ -38,6 +39,38 @@ pub fn binary(name: &str) -> io::Result<PathBuf> {
 #[must_use]
 pub fn binaries_are_there() -> bool {
     binary("kinesin").is_ok() && binary("kinesin-agent").is_ok()
+}
+
+/// What a suite does where something it needs is not there: says so on standard error, whoever listens, and passes;
+/// where everything is to be tested (`KINESIN_TESTS_ALL=1`), it fails.
+///
+/// # Panics
+/// With what is missing, where everything is to be tested.
+pub fn skip(missing: &str) {
+    assert!(std::env::var_os("KINESIN_TESTS_ALL").is_none_or(|all| all != "1"), "{missing}");
+    // Not by the macros: the test harness keeps what they print of tests that pass.
+    let _ = writeln!(io::stderr(), "SKIPPED: {missing}");
+}
+
+/// Whether the real programs are there; says so where they are not.
+///
+/// # Panics
+/// As [`skip`].
+#[must_use]
+pub fn ready() -> bool {
+    let there = binaries_are_there();
+    if !there {
+        skip("kinesin and kinesin-agent are not built (`cargo build --release`, KINESIN_BIN_DIR)");
+    }
+    there
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// When it can't be started.
+pub fn run(name: &str, words: &[&str]) -> io::Result<Output> {
+    Command::new(binary(name)?).args(words).stdin(Stdio::null()).output()
 }
 
 /// A port of 127.0.0.1 that was free a moment ago.
@@ -90,10 +123,37 @@ impl Process {
     /// Asks it to end, as `kill` does, and waits.
     ///
     /// # Errors
-    /// When it can't be asked.
+    /// When it can't be asked, or does not end in time.
     pub fn terminate(&mut self) -> io::Result<ExitStatus> {
-        Command::new("kill").arg(self.id().to_string()).status()?;
-        self.child.wait()
+        self.signal(Signal::TERM)?;
+        self.wait()
+    }
+
+    /// Asks it to end, as Ctrl-C does, and waits.
+    ///
+    /// # Errors
+    /// When it can't be asked, or does not end in time.
+    pub fn interrupt(&mut self) -> io::Result<ExitStatus> {
+        self.signal(Signal::INT)?;
+        self.wait()
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(id.ok_or(io::ErrorKind::NotFound)?, signal)?)
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        let mut status = None;
+        clock::eventually(PATIENCE, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status.ok_or_else(|| self.error("did not end in time"))
     }
 
     /// Its exit status, if it has ended.
@@ -175,20 +235,10 @@ impl StoreProcess {
     /// # Errors
     /// When it ends, or does not answer in time.
     pub async fn up(&mut self) -> io::Result<()> {
-        let (data, listen) = (self.data.display().to_string(), self.address.to_string());
-        let mut words = vec!["serve", "--data", &data, "--listen", &listen];
-        words.extend(self.words.iter().map(String::as_str));
-        let output = self.data.with_extension("store.out");
-        if let Some(parent) = output.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut process = Process::start("kinesin", &words, &output)?;
+        self.spawn()?;
         let begin = clock::now();
-        loop {
-            if self.client().await.is_ok() {
-                self.process = Some(process);
-                return Ok(());
-            }
+        while self.client().await.is_err() {
+            let Some(process) = &mut self.process else { return Err(io::ErrorKind::NotFound.into()) };
             if let Some(status) = process.ended()? {
                 return Err(process.error(&format!("ended with {status}")));
             }
@@ -197,6 +247,23 @@ impl StoreProcess {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        Ok(())
+    }
+
+    /// Starts it (again) and does not wait.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn spawn(&mut self) -> io::Result<()> {
+        let (data, listen) = (self.data.display().to_string(), self.address.to_string());
+        let mut words = vec!["serve", "--data", &data, "--listen", &listen];
+        words.extend(self.words.iter().map(String::as_str));
+        let output = self.data.with_extension("store.out");
+        if let Some(parent) = output.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        self.process = Some(Process::start("kinesin", &words, &output)?);
+        Ok(())
     }
 
     /// Kills it.
@@ -208,6 +275,20 @@ impl StoreProcess {
             process.kill()?;
         }
         Ok(())
+    }
+
+    /// Starts another one on this folder, at another port.
+    ///
+    /// # Errors
+    /// When the program can't be run.
+    pub fn start_second(&self) -> io::Result<Output> {
+        run("kinesin", &["serve", "--data", &self.data.display().to_string(), "--listen", "127.0.0.1:0"])
+    }
+
+    /// All that it has printed, in all its lives.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(self.data.with_extension("store.out")).unwrap_or_default()
     }
 
     /// A client with the operator's certificate.
@@ -282,6 +363,29 @@ impl AgentProcess {
         let mut agent = AgentProcess { process: None, config };
         agent.up()?;
         Ok(agent)
+    }
+
+    /// Starts an agent with a configuration that is there.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_with(config: &Path) -> io::Result<AgentProcess> {
+        let mut agent = AgentProcess { process: None, config: config.to_path_buf() };
+        agent.up()?;
+        Ok(agent)
+    }
+
+    /// All that it has printed, in all its lives.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(self.config.with_extension("out")).unwrap_or_default()
+    }
+
+    /// What `kinesin-agent status` says; nothing at all before the agent has written it.
+    #[must_use]
+    pub fn status(&self) -> agent::Snapshot {
+        let output = run("kinesin-agent", &["status", "--config", &self.config.display().to_string()]);
+        output.ok().and_then(|output| serde_json::from_slice(&output.stdout).ok()).unwrap_or_default()
     }
 
     /// Starts it (again).

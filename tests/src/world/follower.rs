@@ -14,6 +14,9 @@ use store::shard::state::Shard;
 use super::check::{Audit, Checks, Read, Seen};
 use super::record::RecordId;
 
+/// Takes the records of one frame, with their sequence numbers.
+type See<'a> = &'a mut dyn FnMut(&Header, &[(u64, RecordId)]);
+
 /// See the module.
 #[derive(Default)]
 pub struct Follower {
@@ -84,12 +87,7 @@ impl Follower {
     }
 
     /// Hands on the records of each frame from a sequence number on.
-    fn unpack(
-        &mut self,
-        mut frames: &[u8],
-        from: u64,
-        see: &mut dyn FnMut(&Header, &[(u64, RecordId)]),
-    ) -> Result<(), String> {
+    fn unpack(&mut self, mut frames: &[u8], from: u64, see: See<'_>) -> Result<(), String> {
         let mut records = Vec::new();
         while !frames.is_empty() {
             let (frame, rest) = Frame::parse_first(frames).map_err(|e| e.to_string())?;

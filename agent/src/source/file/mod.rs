@@ -247,14 +247,24 @@ impl FileSource {
         }
     }
 
-    /// Reads every file that waits, a turn each.
+    /// Reads every file that waits, a turn each. Of files that had the same name one after the other, the older one is
+    /// read to its end before the younger one: their lines have the same key.
     pub(crate) fn read(&mut self, ctx: &mut Ctx<'_>) {
-        let ready: Vec<_> = self.tails.iter().filter(|(_, t)| t.ready).map(|(key, _)| *key).collect();
-        for key in ready {
+        let ready = self.tails.iter().filter(|(_, tail)| tail.ready);
+        let mut ready: Vec<_> = ready.map(|(key, tail)| (tail.rank(), *key)).collect();
+        ready.sort_unstable();
+        let mut unfinished = BTreeSet::new();
+        for (_, key) in ready {
             if ctx.batcher.is_full(self.group) {
                 return;
             }
+            if self.tails.get(&key).is_some_and(|tail| unfinished.contains(&tail.cursor.path)) {
+                continue;
+            }
             self.read_one(key, ctx);
+            if let Some(tail) = self.tails.get(&key).filter(|tail| tail.ready && tail.is_moved()) {
+                unfinished.insert(tail.cursor.path.clone());
+            }
         }
     }
 

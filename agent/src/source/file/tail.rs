@@ -82,6 +82,17 @@ impl Tail {
         Ok((tail, verdict))
     }
 
+    /// It had another name when it was found.
+    pub(super) fn is_moved(&self) -> bool {
+        self.detached.is_some() || self.path.as_os_str() != self.cursor.path.as_str()
+    }
+
+    /// Older files first: those that were moved away, and those found earlier (the id ends with when that was).
+    pub(super) fn rank(&self) -> (bool, u64) {
+        let found = self.id.rsplit_once('-').and_then(|(_, ms)| ms.parse().ok());
+        (!self.is_moved(), found.unwrap_or_default())
+    }
+
     /// Skips what is there.
     pub(super) fn skip_to_end(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
