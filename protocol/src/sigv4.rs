@@ -306,6 +306,45 @@ impl Claim {
     }
 }
 
+/// What a client writes into the header `authorization`. `headers` of the request are all signed; `host` and `x-amz-date`
+/// (see [`date_header`]) are among them, in the order of their names.
+#[must_use]
+pub fn authorization(
+    request: &Request<'_>,
+    access_key: &str,
+    secret: &str,
+    region: &str,
+    service: &str,
+    now: UnixMs,
+) -> String {
+    let (time_s, names) = (now.0 / 1000, request.headers.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let time = basic(time_s);
+    let mut claim = Claim {
+        access_key: access_key.to_owned(),
+        region: region.to_owned(),
+        date: time[..8].to_owned(),
+        service: service.to_owned(),
+        signed_headers: names.join(";"),
+        signature: String::new(),
+        time,
+        time_s,
+        expires_s: None,
+    };
+    let mac = hmac(&claim.key(secret), claim.string_to_sign(request).as_bytes());
+    claim.signature = hex(&mac.finalize().into_bytes());
+    let Claim { date, signed_headers, signature, .. } = claim;
+    format!(
+        "{ALGORITHM} Credential={access_key}/{date}/{region}/{service}/aws4_request, SignedHeaders={signed_headers}, \
+         Signature={signature}"
+    )
+}
+
+/// What goes with it as `x-amz-date`.
+#[must_use]
+pub fn date_header(now: UnixMs) -> String {
+    basic(now.0 / 1000)
+}
+
 impl Request<'_> {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(is, _)| *is == name).map(|(_, value)| *value)
@@ -464,6 +503,28 @@ mod tests {
     }
 
     /// From AWS's published test suite for Signature Version 4.
+    #[test]
+    fn what_a_client_signs_is_good_with_its_secret_only() {
+        let now = UnixMs(1_700_000_000_000);
+        let date = date_header(now);
+        let unsigned = [("host", "localhost:4567"), ("x-amz-date", date.as_str())];
+        let request = Request {
+            method: "POST",
+            path: "/",
+            query: "",
+            headers: &unsigned,
+            body: b"{\"StreamName\":\"a\"}",
+        };
+        let text = authorization(&request, "AKID", "secret", "local-1", "kinesis", now);
+        let headers = [unsigned[0], unsigned[1], ("authorization", text.as_str())];
+        let request = Request { headers: &headers, ..request };
+        let claim = Claim::read(&request).unwrap();
+        assert_eq!((claim.access_key.as_str(), claim.region.as_str()), ("AKID", "local-1"));
+        claim.verify(&request, "secret", "kinesis", now).unwrap();
+        assert!(claim.verify(&request, "other", "kinesis", now).is_err());
+        assert!(claim.verify(&Request { body: b"{}", ..request }, "secret", "kinesis", now).is_err());
+    }
+
     #[test]
     fn published_examples_are_good() {
         for (method, query, signature) in [
