@@ -414,8 +414,7 @@ async fn who_does_not_speak_tls_or_none_of_our_protocols_is_let_go() {
     .await
     .unwrap();
     edge.wait_count(Reason::Handshake(HandshakeFailure::NotTls)).await;
-    raw_tls(&edge, None, b"").await;
-    raw_tls(&edge, Some(b"h2"), b"").await;
+    raw_tls(&edge, Some(b"spdy/3"), b"").await;
     edge.wait_count(Reason::Handshake(HandshakeFailure::NoCommonProtocol)).await;
     edge.assert_well().await;
 }

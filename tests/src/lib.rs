@@ -7,4 +7,5 @@ pub mod bench;
 pub mod clock;
 pub mod demo;
 pub mod harness;
+pub mod kinesis_bench;
 pub mod world;

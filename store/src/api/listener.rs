@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::counters::{Counters, Reason};
-use super::{Budget, Limits, Shared, native};
+use super::{Budget, Limits, Shared, kinesis, native};
 use crate::auth::tls::{self, HandshakeFailure};
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
@@ -56,16 +56,38 @@ impl Server {
         clock: Clock,
         tell: bool,
     ) -> io::Result<Server> {
+        Server::start_with_plain(listener, None, service, auth, limits, clock, tell)
+    }
+
+    /// As [`start`](Self::start), and takes HTTP without TLS at a second socket, which must be of the loopback
+    /// interface.
+    ///
+    /// # Errors
+    /// When a socket can't be used, or others could reach the second.
+    pub fn start_with_plain(
+        listener: std::net::TcpListener,
+        plain: Option<std::net::TcpListener>,
+        service: Service,
+        auth: Arc<Auth>,
+        limits: Limits,
+        clock: Clock,
+        tell: bool,
+    ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let pending = Budget::new(limits.pending_bytes_max);
         let counters = Counters::new(clock, tell);
-        let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock });
+        let kinesis = kinesis::Kinesis::new(service.clone(), clock, limits.status_delay);
+        let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis });
         let (stop, stopped) = watch::channel(false);
         let (alive, done) = mpsc::channel(1);
         tokio::spawn(renew_certificates(shared.clone(), stopped.clone()));
-        tokio::spawn(Listener::new(listener, shared.clone(), stopped, alive).run());
+        let listener = Listener::new(listener, shared.clone(), stopped, alive);
+        if let Some(plain) = plain {
+            tokio::spawn(listener.beside(plain)?.run());
+        }
+        tokio::spawn(listener.run());
         Ok(Server { address, shared, stop, done })
     }
 
@@ -114,6 +136,8 @@ struct Listener {
     shared: Arc<Shared>,
     stopped: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
+    /// HTTP without TLS.
+    plain: bool,
     all: Arc<Semaphore>,
     half_open: Arc<Semaphore>,
     addresses: Arc<Addresses>,
@@ -129,7 +153,26 @@ impl Listener {
         let all = Arc::new(Semaphore::new(shared.limits.connections_max));
         let half_open = Arc::new(Semaphore::new(shared.limits.half_open_max));
         let addresses = Arc::new(Addresses::default());
-        Listener { listener, shared, stopped, alive, all, half_open, addresses }
+        Listener { listener, shared, stopped, alive, plain: false, all, half_open, addresses }
+    }
+
+    /// Another socket, without TLS, whose connections count with those of this one.
+    fn beside(&self, plain: std::net::TcpListener) -> io::Result<Listener> {
+        if !plain.local_addr()?.ip().is_loopback() {
+            let why = "HTTP without TLS is for loopback addresses only";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        plain.set_nonblocking(true)?;
+        Ok(Listener {
+            listener: TcpListener::from_std(plain)?,
+            shared: self.shared.clone(),
+            stopped: self.stopped.clone(),
+            alive: self.alive.clone(),
+            plain: true,
+            all: self.all.clone(),
+            half_open: self.half_open.clone(),
+            addresses: self.addresses.clone(),
+        })
     }
 
     async fn run(mut self) {
@@ -161,11 +204,13 @@ impl Listener {
         let guard =
             Guard { shared: self.shared.clone(), _alive: self.alive.clone(), _all: all, _address: address };
         guard.shared.counters.opened();
-        let stopped = self.stopped.clone();
+        let (stopped, plain) = (self.stopped.clone(), self.plain);
         tokio::spawn(async move {
             let shared = guard.shared.clone();
             let _ = tcp.set_nodelay(true);
-            if let Some((stream, principal)) = handshake(&shared, tcp, peer).await {
+            if plain {
+                kinesis::http::serve(shared, tcp, half_open, stopped).await;
+            } else if let Some((stream, principal)) = handshake(&shared, tcp, peer).await {
                 dispatch(shared, stream, peer, principal, half_open, stopped).await;
             }
             drop(guard);
@@ -244,11 +289,8 @@ async fn dispatch(
         Some(name) if name == protocol::native::ALPN => {
             native::serve(shared, stream, peer, principal, half_open, stopped).await;
         }
-        _ => {
-            let reason = Reason::Handshake(HandshakeFailure::NoCommonProtocol);
-            shared.counters.refused(reason, peer, &"the client asked for no protocol (ALPN)");
-            linger(stream).await;
-        }
+        // Some clients that speak HTTP ask for nothing; which version it is, the first bytes say.
+        _ => kinesis::http::serve(shared, stream, half_open, stopped).await,
     }
 }
 

@@ -13,13 +13,14 @@ use crate::service::Service;
 
 pub mod calls;
 pub mod counters;
+pub(crate) mod kinesis;
 pub mod listener;
 pub mod native;
 
 use counters::Counters;
 
 /// The protocols inside TLS that the listener can pass on.
-pub const ALPN: [&[u8]; 1] = [protocol::native::ALPN];
+pub const ALPN: [&[u8]; 3] = [protocol::native::ALPN, b"h2", b"http/1.1"];
 
 /// Bounds of the edge. `Default` is what `kinesin serve` uses; tests use shorter times.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Without progress while something waits to be sent.
     pub stall: Duration,
+    /// How long a stream that was made or changed over HTTP says so before it is active.
+    pub status_delay: Duration,
     /// For the goodbye, and for what is under way when the store ends.
     pub farewell: Duration,
     /// Connections that have not finished their handshake and hello.
@@ -57,6 +60,7 @@ impl Default for Limits {
             hello: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(30),
+            status_delay: Duration::from_millis(100),
             farewell: Duration::from_secs(5),
             half_open_max: 1024,
             connections_max: 8192,
@@ -78,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) pending: Budget,
     pub(crate) clock: Clock,
+    pub(crate) kinesis: kinesis::Kinesis,
 }
 
 /// Bytes that all connections together may hold.

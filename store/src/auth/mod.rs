@@ -1,5 +1,5 @@
 //! Who is asking, and how it is proved: the local certificate authority ([`ca`]), TLS ([`tls`]), enrolment
-//! ([`tokens`]). Never in here: what a principal may do to streams (that is the service), sockets.
+//! ([`tokens`]), access keys ([`keys`]). Never in here: what a principal may do to streams (that is the service), sockets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::service::Service;
 
 pub mod ca;
 pub mod files;
+pub mod keys;
 pub mod tls;
 pub mod tokens;
 
@@ -42,6 +43,7 @@ pub const TOKEN_USES_MAX: u32 = 100_000;
 #[derive(Debug)]
 pub struct Auth {
     authority: Authority,
+    keys: keys::Keys,
     names: Vec<String>,
     alpn: Vec<&'static [u8]>,
     config: watch::Sender<Arc<ServerConfig>>,
@@ -61,14 +63,21 @@ impl Auth {
     ) -> Result<Auth, AuthError> {
         let authority = Authority::open(dir, clock)?;
         authority.renew_admin()?;
+        let keys = keys::Keys::open(dir)?;
         let config = tls::server_config(&authority, authority.renew_server(&names)?, &alpn)?;
-        Ok(Auth { authority, names, alpn, config: watch::channel(config).0, clock })
+        Ok(Auth { authority, keys, names, alpn, config: watch::channel(config).0, clock })
     }
 
     /// The authority.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// Who may sign requests.
+    #[must_use]
+    pub fn keys(&self) -> &keys::Keys {
+        &self.keys
     }
 
     /// TLS for the next connection.

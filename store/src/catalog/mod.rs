@@ -3,7 +3,7 @@
 //! Shards are not in here: they are in their stream's own log, so that a reshard and the records around it can't
 //! disagree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use disk::{DirName, Disk, Scanned, SegmentLog, Settings};
@@ -29,6 +29,49 @@ pub struct StreamEntry {
     pub created: UnixMs,
     /// How it is set.
     pub config: StreamConfig,
+    /// What else is kept about it.
+    #[serde(default, skip_serializing_if = "Traits::is_plain")]
+    pub traits: Traits,
+}
+
+/// What is kept about a stream and given back, and does not change how it works.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Traits {
+    /// Its owner's marks.
+    pub tags: BTreeMap<String, String>,
+    /// Its shards are the store's business, not its owner's.
+    pub on_demand: bool,
+    /// The name of a key that its owner wants it encrypted with.
+    pub encryption_key: Option<String>,
+    /// Metrics that are wanted for each shard.
+    pub metrics: BTreeSet<String>,
+    /// Who else may use it, as its owner wrote it.
+    pub policy: Option<String>,
+    /// Throughput that is to be there at once, in MiB a second.
+    pub warm_mib: Option<u64>,
+    /// Records need no partition key.
+    pub keyless: bool,
+    /// Those who have asked for a place of their own to read at, by name.
+    pub consumers: BTreeMap<String, ConsumerEntry>,
+}
+
+impl Traits {
+    fn is_plain(&self) -> bool {
+        *self == Traits::default()
+    }
+}
+
+/// A registered reader of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsumerEntry {
+    /// When it was registered.
+    pub created: UnixMs,
+    /// Its owner's marks.
+    pub tags: BTreeMap<String, String>,
+    /// Who else may use it, as its owner wrote it.
+    pub policy: Option<String>,
 }
 
 /// One enrolment token, by its hash.

@@ -162,7 +162,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("view");
         let name = StreamName::new("logs").unwrap();
-        let entry = StreamEntry { dir: 3, created: UnixMs(1), config: StreamConfig::default() };
+        let entry = StreamEntry {
+            dir: 3,
+            created: UnixMs(1),
+            config: StreamConfig::default(),
+            traits: Default::default(),
+        };
         let mut state = CatalogState::default();
         state.apply(&Change::PutStream { name: name.clone(), entry });
         let view = View::open(&path).unwrap();

@@ -17,7 +17,7 @@ use crate::auth::files::{self, Access};
 use crate::auth::{Auth, ca};
 use crate::client::endpoint_file;
 use crate::clock::Clock;
-use crate::config::Bytes;
+use crate::config::{Bytes, Span};
 use crate::service::{Service, Settings};
 
 /// Files that are open besides connections: segments, sockets, the runtime's own.
@@ -31,6 +31,12 @@ pub(super) struct ServeArgs {
     /// Address and port to listen on; port 0 takes a free one. 0.0.0.0 for all networks of this machine.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4567")]
     listen: String,
+    /// Also take HTTP without TLS at this address, which must be of this machine only (127.0.0.1 or ::1).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    insecure_http: Option<String>,
+    /// How long a stream made or changed over the Kinesis API says CREATING or UPDATING.
+    #[arg(long, value_name = "TIME", default_value = "100ms")]
+    status_delay: Span,
     /// A further name or address that clients use for this store (goes into its certificate).
     #[arg(long, value_name = "NAME")]
     san: Vec<String>,
@@ -50,17 +56,23 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let clock = Clock::start();
     let listener = bind(&args.listen)?;
     let address = listener.local_addr()?;
+    let plain = args.insecure_http.as_deref().map(bind_plain).transpose()?;
+    let plain_address = plain.as_ref().map(TcpListener::local_addr).transpose()?;
     files::create_dir(&args.data)?;
     let service = Service::open(settings(&args), clock)?;
     let problems = service.problems();
     let names = ca::server_names(&[address.ip()], &args.san);
     let auth = Arc::new(Auth::open(&args.data, names, api::ALPN.to_vec(), clock)?);
-    let limits = limits();
-    let server = Server::start(listener, service.clone(), auth.clone(), limits, clock, true)?;
+    let limits = Limits { status_delay: args.status_delay.0, ..limits() };
+    let server =
+        Server::start_with_plain(listener, plain, service.clone(), auth.clone(), limits, clock, true)?;
     let url = local_url(address);
     files::replace(&endpoint_file(&args.data), format!("{url}\n").as_bytes(), Access::Everybody)?;
     problems.iter().for_each(|problem| eprintln!("kinesin: {problem}"));
     out::print(&greeting(&args, &url, &auth))?;
+    if let Some(address) = plain_address {
+        out::print(&format!("Without TLS, for this machine only: http://{address}\n\n"))?;
+    }
 
     let mut failed = service.failed();
     let reason = tokio::select! {
@@ -95,6 +107,20 @@ fn bind(listen: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addresses.as_slice()).with_context(|| {
         format!("can't listen on {listen}; another --listen, such as 127.0.0.1:0, takes a free port")
     })
+}
+
+/// HTTP without TLS must not leave the machine: a signature protects a request from change, and nothing from being read.
+fn bind_plain(listen: &str) -> anyhow::Result<TcpListener> {
+    let addresses: Vec<SocketAddr> = listen
+        .to_socket_addrs()
+        .with_context(|| format!("--insecure-http {listen} is no address and port, such as 127.0.0.1:4568"))?
+        .collect();
+    if let Some(address) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(anyhow!(
+            "--insecure-http {address}: only addresses of this machine, such as 127.0.0.1:4568; others use TLS"
+        ));
+    }
+    TcpListener::bind(addresses.as_slice()).with_context(|| format!("can't listen on {listen}"))
 }
 
 /// As many connections as the system has files for.
@@ -133,7 +159,10 @@ fn greeting(args: &ServeArgs, url: &StoreUrl, auth: &Auth) -> String {
          operator     {admin}, {key}\n\
          \nNext, in another terminal:\n\
          \n  export KINESIN_DATA={dir}\n  kinesin put hello 'first record'\n  kinesin tail hello --from trim-horizon\n  \
-         kinesin agent enroll NAME        lets an agent in\n\n",
+         kinesin agent enroll NAME        lets an agent in\n\n  \
+         AWS_SHARED_CREDENTIALS_FILE={dir}/admin.credentials AWS_CA_BUNDLE={dir}/ca.pem AWS_REGION=local-1 \\\n    \
+         aws --endpoint-url https://localhost:{port} kinesis list-streams\n\n",
+        port = url.port,
         version = env!("CARGO_PKG_VERSION"),
         ca = paths.ca.display(),
         fingerprint = auth.authority().fingerprint(),

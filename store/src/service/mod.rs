@@ -1,7 +1,7 @@
 //! What the store does, in our own nouns: sessions, appends, reads, streams, tokens. The only way in for every
 //! API, and for every reader. Never in here: a wire format, a socket, TLS.
 //!
-//! [`streams`] makes, changes and removes streams; [`read`] reads them; [`tokens`] lets agents in; [`upkeep`] is
+//! [`streams`] makes, changes and removes streams; [`records`] takes records one by one; [`read`] reads them; [`tokens`] lets agents in; [`upkeep`] is
 //! what happens by the clock.
 
 use std::cell::RefCell;
@@ -27,6 +27,7 @@ use crate::principal::Principal;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
 pub mod read;
+pub mod records;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;

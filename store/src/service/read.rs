@@ -78,6 +78,21 @@ impl Service {
         }
     }
 
+    /// The record that a position means now.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn position(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        shard: ShardId,
+        from: StartingPosition,
+    ) -> Result<SequenceNumber, CallError> {
+        super::streams::may_command(principal)?;
+        start(&self.find_stream(name)?, name, shard, from).await
+    }
+
     fn answer(&self, stream: &Stream, shard: ShardId, found: ReadBatches, at_end: bool) -> Read {
         let tail = stream.tail(shard);
         let behind = self.inner.clock.wall().millis_since(found.last_arrival);

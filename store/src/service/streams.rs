@@ -9,7 +9,7 @@ use protocol::sequence::ShardId;
 use protocol::stream::{CallError, CallErrorCode, ShardInfo, StreamConfig, StreamInfo};
 
 use super::{Open, OpenError, Service, call_error, dir, locked, open_error};
-use crate::catalog::{Change, StreamEntry};
+use crate::catalog::{Change, StreamEntry, Traits};
 use crate::log::StreamLog;
 use crate::principal::{Principal, Role};
 use crate::shard::driver::{ControlGroup, StateReplay, Stream};
@@ -19,7 +19,7 @@ use crate::shard::state::StreamState;
 /// Folder of all streams' logs.
 const STREAMS: &str = "streams";
 
-fn not_found(name: &StreamName) -> CallError {
+pub(super) fn not_found(name: &StreamName) -> CallError {
     call_error(CallErrorCode::NotFound, format!("there is no stream {name}; `kinesin stream list` shows all"))
 }
 
@@ -27,7 +27,7 @@ fn denied(principal: &Principal) -> CallError {
     call_error(CallErrorCode::Denied, format!("{principal} may not do that"))
 }
 
-fn may_command(principal: &Principal) -> Result<(), CallError> {
+pub(super) fn may_command(principal: &Principal) -> Result<(), CallError> {
     if principal.role == Role::Admin {
         return Ok(());
     }
@@ -35,7 +35,7 @@ fn may_command(principal: &Principal) -> Result<(), CallError> {
     Err(call_error(CallErrorCode::Denied, message))
 }
 
-fn stopped() -> CallError {
+pub(super) fn stopped() -> CallError {
     call_error(CallErrorCode::Busy, "the store is stopping; nothing was changed")
 }
 
@@ -261,7 +261,7 @@ impl Service {
         let internal = |why: String| call_error(CallErrorCode::Internal, why);
         let now = self.inner.clock.wall();
         let number = self.free_dir().map_err(|e| internal(e.to_string()))?;
-        let entry = StreamEntry { dir: number, created: now, config };
+        let entry = StreamEntry { dir: number, created: now, config, traits: Traits::default() };
         let stream = self
             .open_stream_log(name, &entry, Some(StreamState::new(shards, now)))
             .map_err(|e| internal(e.to_string()))?;

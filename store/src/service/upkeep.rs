@@ -64,7 +64,7 @@ impl Service {
             active.used,
             self.inner.clock.wall(),
         );
-        open.stream.retain(plan.trim_below, plan.roll);
+        open.stream.retain(plan.trim_below, plan.roll, config.retention_ms);
     }
 }
 

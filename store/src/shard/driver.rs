@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use protocol::batch::Batch;
 use protocol::frame::{Frame, Header, Kind};
+use protocol::name::StreamKey;
 use protocol::outcome::{Ack, Outcome};
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::StreamConfig;
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use super::commit::ShardMap;
 use super::commit::{Committer, Work, gone, map_of};
 use super::group::Group;
-use super::sequencer::{Decision, Now, Sequencer};
+use super::sequencer::{Decision, NewRecord, Now, Placed, Sequencer};
 use super::state::StreamState;
 use crate::clock::Clock;
 use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
@@ -223,6 +224,38 @@ impl Stream {
         }
     }
 
+    /// Places records one by one; what has a place is durable when the receiver hears of it. `None` for a store that
+    /// can't now.
+    #[must_use]
+    pub fn put_records(
+        &self,
+        key: StreamKey,
+        records: &[NewRecord<'_>],
+    ) -> Option<(Vec<Placed>, UnixMs, oneshot::Receiver<()>)> {
+        let now = self.now();
+        let bytes = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
+        let mut core = lock(&self.inner.core);
+        if core.committer.closing || !self.inner.gate.is_open_for(bytes) {
+            return None;
+        }
+        let Committer { sequencer, group, .. } = &mut core.committer;
+        let before = group.len();
+        let placed = sequencer.handle_records(key, records, now, group);
+        let (sender, done) = oneshot::channel();
+        let added = group.len() - before;
+        if added == 0 {
+            drop(core);
+            // Nobody need wait for nothing.
+            let _ = sender.send(());
+            self.inner.counters.throttled.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.inner.gate.pending.fetch_add(added, Ordering::Relaxed);
+            group.wait(Waiting::Done(sender));
+            self.kick(core);
+        }
+        Some((placed, now.wall, done))
+    }
+
     fn answer_now(&self, header: &Header, outcome: Outcome, acks: &mpsc::UnboundedSender<Ack>) {
         if matches!(outcome, Outcome::Throttled { .. }) {
             self.inner.counters.throttled.fetch_add(1, Ordering::Relaxed);
@@ -353,8 +386,14 @@ impl Stream {
     }
 
     /// Removes segments below a position, and begins a new one where `roll` says so, at the next commit.
-    pub fn retain(&self, below: Option<Position>, roll: bool) {
-        let gone = gone(&self.map(), &*self.inner.reader);
+    /// Closed shards are known for `keep_ms` after they were closed, whether they have records or not.
+    pub fn retain(&self, below: Option<Position>, roll: bool, keep_ms: u64) {
+        let mut gone = gone(&self.map(), &*self.inner.reader);
+        let (map, now) = (self.map(), self.inner.clock.wall());
+        gone.retain(|id| {
+            let closed = map.1.get(id).and_then(|shard| shard.closed);
+            closed.is_none_or(|closed| now.millis_since(closed) > keep_ms)
+        });
         let mut core = lock(&self.inner.core);
         let mut map = self.inner.map.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(without) = core.committer.retain(below, roll, &gone, &map) {

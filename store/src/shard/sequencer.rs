@@ -23,6 +23,14 @@ use protocol::time::{Mono, UnixMs};
 use super::group::Group;
 use super::state::{Shard, StreamState};
 
+mod records;
+
+pub use records::{NewRecord, Placed};
+
+/// A child is at least so much younger than its parents, in milliseconds: names of records grow with a shard's age, and
+/// some say it in seconds.
+const CHILD_YOUNGER_MS: u64 = 1000;
+
 /// What of a stream's settings the sequencer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
@@ -397,8 +405,10 @@ impl Sequencer {
 
     fn replace<W>(&mut self, parents: &[ShardId], ranges: &[HashKeyRange], now: Now, group: &mut Group<W>) {
         let mut first = protocol::sequence::SequenceNumber(0);
+        let mut created = now.wall;
         for parent in parents {
             if let Some(shard) = self.state.shards.get_mut(parent) {
+                created = created.max(UnixMs(shard.created.0.saturating_add(CHILD_YOUNGER_MS)));
                 shard.closed = Some(now.wall);
                 first = first.max(shard.next);
             }
@@ -407,7 +417,7 @@ impl Sequencer {
         for range in ranges {
             let id = ShardId(self.state.next_shard);
             self.state.next_shard += 1;
-            self.state.shards.insert(id, Shard::new(*range, parents.to_vec(), first, now.wall));
+            self.state.shards.insert(id, Shard::new(*range, parents.to_vec(), first, created));
         }
         self.state.map_version += 1;
         self.open = by_start(&self.state);

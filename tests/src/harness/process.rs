@@ -1,6 +1,7 @@
 //! The real programs as processes: `kinesin serve` and `kinesin-agent`, started, killed and measured by their ids.
 //! What they print goes to a file, which an error shows the end of.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -90,19 +91,28 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program with its output appended to a file.
+    /// Starts one of our programs with its output appended to a file.
     ///
     /// # Errors
     /// When it can't be started.
     pub fn start(name: &str, words: &[&str], output: &Path) -> io::Result<Process> {
+        Process::start_program(&binary(name)?, words, output)
+    }
+
+    /// Starts any program, the same way.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_program(program: &Path, words: &[impl AsRef<OsStr>], output: &Path) -> io::Result<Process> {
         let file = File::options().create(true).append(true).open(output)?;
-        let child = Command::new(binary(name)?)
+        let child = Command::new(program)
             .args(words)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()?;
-        Ok(Process { name: name.to_owned(), child, output: output.to_path_buf() })
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Process { name, child, output: output.to_path_buf() })
     }
 
     /// Its process id.

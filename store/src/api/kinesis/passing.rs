@@ -1,0 +1,138 @@
+//! What passes: statuses that streams have for a moment, and how much readers have read lately. Pure but for its locks.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use protocol::bucket::TokenBucket;
+use protocol::name::{StreamKey, StreamName};
+use protocol::sequence::ShardId;
+use protocol::time::Mono;
+
+use crate::service::records::Sketch;
+
+/// Reads of a shard in a second.
+const READS_PER_SECOND: u64 = 5;
+/// Bytes of a shard in a second.
+const READ_BYTES_PER_SECOND: u64 = 2 << 20;
+/// Shards whose readers are remembered; the rate of one that is forgotten begins anew.
+const SHARDS_MAX: usize = 100_000;
+
+/// What a stream says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Creating,
+    Deleting,
+    Active,
+    Updating,
+}
+
+impl Status {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Status::Creating => "CREATING",
+            Status::Deleting => "DELETING",
+            Status::Active => "ACTIVE",
+            Status::Updating => "UPDATING",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Phase {
+    status: Status,
+    until: Mono,
+    /// What a stream was that is gone.
+    sketch: Option<Box<Sketch>>,
+}
+
+#[derive(Debug)]
+struct Reads {
+    calls: TokenBucket,
+    bytes: TokenBucket,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    phases: Mutex<BTreeMap<StreamName, Phase>>,
+    reads: Mutex<BTreeMap<(StreamKey, ShardId), Reads>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Passing {
+    /// A status other than active, if the stream has one now; with what it was, where it is gone.
+    pub(super) fn status(&self, name: &StreamName, now: Mono) -> Option<(Status, Option<Box<Sketch>>)> {
+        let mut phases = locked(&self.phases);
+        let phase = phases.get(name)?;
+        if phase.until <= now {
+            phases.remove(name);
+            return None;
+        }
+        Some((phase.status, phase.sketch.clone()))
+    }
+
+    pub(super) fn begin(&self, name: &StreamName, status: Status, until: Mono, sketch: Option<Sketch>) {
+        let phase = Phase { status, until, sketch: sketch.map(Box::new) };
+        locked(&self.phases).insert(name.clone(), phase);
+    }
+
+    /// Streams that are gone and not forgotten.
+    pub(super) fn deleting(&self, now: Mono) -> Vec<(StreamName, Sketch)> {
+        let mut phases = locked(&self.phases);
+        phases.retain(|_, phase| phase.until > now);
+        let gone = phases.iter().filter_map(|(name, phase)| {
+            phase.sketch.as_ref().map(|sketch| (name.clone(), (**sketch).clone()))
+        });
+        gone.collect()
+    }
+
+    /// Whether a shard may be read now; if so, it counts as a read.
+    pub(super) fn may_read(&self, stream: StreamKey, shard: ShardId, now: Mono) -> bool {
+        let mut reads = locked(&self.reads);
+        if reads.len() >= SHARDS_MAX {
+            reads.clear();
+        }
+        let reads = reads.entry((stream, shard)).or_insert_with(|| Reads {
+            calls: TokenBucket::new(READS_PER_SECOND, READS_PER_SECOND, now),
+            bytes: TokenBucket::new(READ_BYTES_PER_SECOND, READ_BYTES_PER_SECOND, now),
+        });
+        let free = reads.calls.wait_for(1, now).is_zero() && reads.bytes.wait_for(1, now).is_zero();
+        if free {
+            reads.calls.take(1, now);
+        }
+        free
+    }
+
+    /// A read gave so much: more than a second's worth keeps the next ones waiting.
+    pub(super) fn was_read(&self, stream: StreamKey, shard: ShardId, bytes: u64, now: Mono) {
+        if let Some(reads) = locked(&self.reads).get_mut(&(stream, shard)) {
+            reads.bytes.take(bytes, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_read_five_times_a_second_and_two_mebibytes_a_second() {
+        let (passing, key, shard) = (Passing::default(), StreamKey(1), ShardId(0));
+        let at = Mono::from_millis;
+        assert_eq!((0..6).filter(|_| passing.may_read(key, shard, at(0))).count(), 5);
+        assert!(passing.may_read(key, shard, at(1000)));
+        passing.was_read(key, shard, 10 << 20, at(1000));
+        assert!(!passing.may_read(key, shard, at(4900)) && passing.may_read(key, shard, at(6000)));
+        assert!(passing.may_read(key, ShardId(1), at(1000)), "another shard is another matter");
+    }
+
+    #[test]
+    fn a_status_passes() {
+        let (passing, name) = (Passing::default(), StreamName::new("a").unwrap());
+        passing.begin(&name, Status::Creating, Mono::from_millis(10), None);
+        assert_eq!(passing.status(&name, Mono::from_millis(9)).unwrap().0, Status::Creating);
+        assert!(passing.status(&name, Mono::from_millis(10)).is_none());
+    }
+}

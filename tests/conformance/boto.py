@@ -1,0 +1,468 @@
+"""Every operation of the Kinesis API that the store does, through boto3: happy paths and bad inputs.
+
+Needs boto3. KINESIN_DATA is a running store's data folder, KINESIN_ENDPOINT its https address, KINESIN_PLAIN its http
+address. Prints a line for each case and ends with 1 if one failed.
+"""
+
+import concurrent.futures
+import datetime
+import hashlib
+import http.client
+import os
+import sys
+import time
+import traceback
+import urllib.error
+import urllib.request
+
+import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+data = os.environ["KINESIN_DATA"]
+endpoint = os.environ["KINESIN_ENDPOINT"]
+plain = os.environ["KINESIN_PLAIN"]
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = f"{data}/admin.credentials"
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+ACCOUNT = "000000000000"
+
+
+def client(url=endpoint, **more):
+    config = Config(retries={"max_attempts": 0}, parameter_validation=False, **more.pop("config", {}))
+    return boto3.client("kinesis", endpoint_url=url, region_name="local-1", verify=f"{data}/ca.pem", config=config, **more)
+
+
+k = client()
+cases = []
+
+
+def case(function):
+    cases.append(function)
+    return function
+
+
+def refused(kind, call, **arguments):
+    try:
+        call(**arguments)
+    except ClientError as error:
+        got = error.response["Error"]
+        assert got["Code"] == kind, f"{got['Code']}: {got['Message']}, not {kind}"
+        return got["Message"]
+    raise AssertionError(f"{kind} was expected")
+
+
+def wait_active(name):
+    for _ in range(200):
+        if k.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE":
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{name} does not become active")
+
+
+def wait_gone(name):
+    for _ in range(200):
+        try:
+            k.describe_stream_summary(StreamName=name)
+        except k.exceptions.ResourceNotFoundException:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{name} does not go")
+
+
+def make(name, shards=1, **more):
+    k.create_stream(StreamName=name, ShardCount=shards, **more)
+    wait_active(name)
+    return f"arn:aws:kinesis:local-1:{ACCOUNT}:stream/{name}"
+
+
+def read_all(name, shard, kind="TRIM_HORIZON", **more):
+    iterator = k.get_shard_iterator(StreamName=name, ShardId=shard, ShardIteratorType=kind, **more)["ShardIterator"]
+    records = []
+    while iterator:
+        answer = k.get_records(ShardIterator=iterator)
+        records += answer["Records"]
+        iterator = answer.get("NextShardIterator")
+        if iterator and not answer["Records"]:
+            assert answer["MillisBehindLatest"] == 0
+            return records, None
+        time.sleep(0.21)
+    return records, answer["ChildShards"]
+
+
+@case
+def streams_are_made_described_listed_and_deleted():
+    k.create_stream(StreamName="life", ShardCount=2)
+    described = k.describe_stream(StreamName="life")["StreamDescription"]
+    assert (described["StreamStatus"], described["Shards"]) == ("CREATING", []), described
+    message = refused("ResourceInUseException", k.create_stream, StreamName="life", ShardCount=1)
+    assert message == f"Stream life under account {ACCOUNT} already exists."
+    wait_active("life")
+    described = k.describe_stream(StreamName="life")["StreamDescription"]
+    assert [s["ShardId"] for s in described["Shards"]] == ["shardId-000000000000", "shardId-000000000001"]
+    assert described["Shards"][0]["HashKeyRange"] == {
+        "StartingHashKey": "0", "EndingHashKey": "170141183460469231731687303715884105727"}
+    start = described["Shards"][0]["SequenceNumberRange"]["StartingSequenceNumber"]
+    assert len(start) == 56 and start.startswith("49"), start
+    one = k.describe_stream(StreamName="life", Limit=1)["StreamDescription"]
+    assert one["HasMoreShards"] and len(one["Shards"]) == 1
+    rest = k.describe_stream(StreamName="life", ExclusiveStartShardId="shardId-000000000000")["StreamDescription"]
+    assert [s["ShardId"] for s in rest["Shards"]] == ["shardId-000000000001"]
+    by_arn = k.describe_stream_summary(StreamARN=described["StreamARN"])["StreamDescriptionSummary"]
+    assert by_arn["OpenShardCount"] == 2 and by_arn["RetentionPeriodHours"] == 24
+    for n in range(3):
+        k.create_stream(StreamName=f"list-{n}", ShardCount=1)
+    listed = k.list_streams(Limit=2)
+    assert listed["HasMoreStreams"] and len(listed["StreamNames"]) == 2
+    names = [name for page in k.get_paginator("list_streams").paginate(PaginationConfig={"PageSize": 2}) for name in page["StreamNames"]]
+    assert [name for name in names if name.startswith("list-")] == ["list-0", "list-1", "list-2"], names
+    limits = k.describe_limits()
+    assert limits["OpenShardCount"] >= 5 and limits["ShardLimit"] > 0
+    k.delete_stream(StreamName="life")
+    assert k.describe_stream(StreamName="life")["StreamDescription"]["StreamStatus"] == "DELETING"
+    wait_gone("life")
+    message = refused("ResourceNotFoundException", k.delete_stream, StreamName="life")
+    assert message == f"Stream life under account {ACCOUNT} not found."
+    message = refused("ValidationException", k.create_stream, StreamName="", ShardCount=0)
+    assert message.startswith("3 validation errors detected: Value '' at 'streamName' failed"), message
+    refused("InvalidArgumentException", k.describe_stream)
+    refused("LimitExceededException", k.create_stream, StreamName="huge", ShardCount=100_000)
+
+
+@case
+def records_come_back_as_they_were_put():
+    make("records", 2)
+    put = k.put_record(StreamName="records", Data=b"\x00\xffone", PartitionKey="a")
+    assert len(put["SequenceNumber"]) == 56 and "EncryptionType" not in put
+    entries = [{"Data": f"r{n}".encode(), "PartitionKey": f"k{n}"} for n in range(100)]
+    entries[0]["ExplicitHashKey"] = str(2**128 - 1)
+    many = k.put_records(StreamName="records", Records=entries)
+    assert many["FailedRecordCount"] == 0 and len(many["Records"]) == 100
+    assert many["Records"][0]["ShardId"] == "shardId-000000000001"
+    found = {}
+    for shard in ("shardId-000000000000", "shardId-000000000001"):
+        records, children = read_all("records", shard)
+        assert children is None
+        numbers = [int(r["SequenceNumber"]) for r in records]
+        assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
+        found |= {r["SequenceNumber"]: (r["Data"], r["PartitionKey"]) for r in records}
+    assert found.pop(put["SequenceNumber"]) == (b"\x00\xffone", "a")
+    for entry, result in zip(entries, many["Records"]):
+        assert found.pop(result["SequenceNumber"]) == (entry["Data"], entry["PartitionKey"])
+    assert not found
+    again = k.put_record(StreamName="records", Data=b"", PartitionKey="a", SequenceNumberForOrdering=put["SequenceNumber"])
+    assert int(again["SequenceNumber"]) > int(put["SequenceNumber"])
+    refused("InvalidArgumentException", k.put_record, StreamName="records", Data=b"", PartitionKey="a", SequenceNumberForOrdering="1")
+    refused("InvalidArgumentException", k.put_record, StreamName="records", Data=b"", PartitionKey="a", ExplicitHashKey=str(2**128))
+    refused("ValidationException", k.put_record, StreamName="records", Data=b"", PartitionKey="")
+    refused("ValidationException", k.put_record, StreamName="records", Data=b"x" * (1048576 + 1), PartitionKey="a")
+    refused("ValidationException", k.put_records, StreamName="records", Records=[])
+    refused("ValidationException", k.put_records, StreamName="records", Records=entries * 6)
+    refused("ResourceNotFoundException", k.put_record, StreamName="nowhere", Data=b"", PartitionKey="a")
+    message = refused("ValidationException", k.put_records, StreamName="records", Records=[entries[0], {"Data": b"x"}])
+    assert "'records.2.member.partitionKey'" in message, message
+
+
+@case
+def iterators_of_all_five_types_start_where_they_should():
+    make("iterators")
+    shard = "shardId-000000000000"
+    latest = k.get_shard_iterator(StreamName="iterators", ShardId=shard, ShardIteratorType="LATEST")["ShardIterator"]
+    before = datetime.datetime.now(datetime.timezone.utc)
+    time.sleep(0.05)
+    numbers = [k.put_record(StreamName="iterators", Data=b"%d" % n, PartitionKey="a")["SequenceNumber"] for n in range(4)]
+
+    def data_of(kind, **more):
+        time.sleep(0.25)
+        iterator = k.get_shard_iterator(StreamName="iterators", ShardId=shard, ShardIteratorType=kind, **more)["ShardIterator"]
+        return b"".join(r["Data"] for r in k.get_records(ShardIterator=iterator)["Records"])
+
+    assert data_of("TRIM_HORIZON") == b"0123"
+    assert data_of("LATEST") == b""
+    assert data_of("AT_SEQUENCE_NUMBER", StartingSequenceNumber=numbers[1]) == b"123"
+    assert data_of("AFTER_SEQUENCE_NUMBER", StartingSequenceNumber=numbers[1]) == b"23"
+    assert data_of("AFTER_SEQUENCE_NUMBER", StartingSequenceNumber=numbers[3]) == b""
+    assert data_of("AT_TIMESTAMP", Timestamp=before) == b"0123"
+    start = k.describe_stream(StreamName="iterators")["StreamDescription"]["Shards"][0]["SequenceNumberRange"]["StartingSequenceNumber"]
+    assert data_of("AT_SEQUENCE_NUMBER", StartingSequenceNumber=start) == b"0123"
+    assert data_of("AFTER_SEQUENCE_NUMBER", StartingSequenceNumber=start) == b"0123"
+    time.sleep(0.3)
+    answer = k.get_records(ShardIterator=latest, Limit=3)
+    assert b"".join(r["Data"] for r in answer["Records"]) == b"012", "a LATEST iterator is fixed when it is made"
+    answer = k.get_records(ShardIterator=f'"{answer["NextShardIterator"]}"')
+    assert b"".join(r["Data"] for r in answer["Records"]) == b"3"
+    iterator = lambda **more: k.get_shard_iterator(StreamName="iterators", **{"ShardId": shard, **more})
+    refused("InvalidArgumentException", iterator, ShardIteratorType="AT_SEQUENCE_NUMBER")
+    refused("InvalidArgumentException", iterator, ShardIteratorType="LATEST", StartingSequenceNumber=numbers[0])
+    refused("InvalidArgumentException", iterator, ShardIteratorType="AT_SEQUENCE_NUMBER", StartingSequenceNumber="12")
+    refused("InvalidArgumentException", iterator, ShardIteratorType="AT_TIMESTAMP", Timestamp=before + datetime.timedelta(hours=1))
+    refused("InvalidArgumentException", iterator, ShardIteratorType="AT_TIMESTAMP")
+    refused("ValidationException", iterator, ShardIteratorType="SOMEWHERE")
+    refused("ResourceNotFoundException", iterator, ShardIteratorType="LATEST", ShardId="shardId-000000000009")
+    refused("ResourceNotFoundException", iterator, ShardIteratorType="LATEST", ShardId="nothing")
+    assert refused("InvalidArgumentException", k.get_records, ShardIterator="AAAA") == "Invalid ShardIterator."
+    refused("ValidationException", k.get_records, ShardIterator=latest, Limit=10001)
+
+
+@case
+def a_shard_over_its_rate_throttles_its_own_records_only():
+    make("rates", 2)
+    low, high = "0", str(2**128 - 1)
+    entry = lambda key: {"Data": b"x" * 300_000, "PartitionKey": "a", "ExplicitHashKey": key}
+    answer = k.put_records(StreamName="rates", Records=[entry(low)] * 5 + [entry(high)])
+    failed = [r for r in answer["Records"] if "ErrorCode" in r]
+    assert answer["FailedRecordCount"] == len(failed) == 2, answer["FailedRecordCount"]
+    assert failed[0] == {
+        "ErrorCode": "ProvisionedThroughputExceededException",
+        "ErrorMessage": f"Rate exceeded for shard shardId-000000000000 in stream rates under account {ACCOUNT}."}
+    assert "SequenceNumber" in answer["Records"][5]
+    iterator = k.get_shard_iterator(StreamName="rates", ShardId="shardId-000000000001", ShardIteratorType="LATEST")["ShardIterator"]
+    for _ in range(5):
+        iterator = k.get_records(ShardIterator=iterator)["NextShardIterator"]
+    message = refused("ProvisionedThroughputExceededException", k.get_records, ShardIterator=iterator)
+    assert message == f"Rate exceeded for shard shardId-000000000001 in stream rates under account {ACCOUNT}."
+
+
+@case
+def shards_split_and_merge_and_readers_go_on_in_the_children():
+    make("shards")
+    parent = "shardId-000000000000"
+    first = k.put_record(StreamName="shards", Data=b"1", PartitionKey="a")["SequenceNumber"]
+    split = lambda **more: k.split_shard(**{"StreamName": "shards", "ShardToSplit": parent, "NewStartingHashKey": str(2**127), **more})
+    refused("InvalidArgumentException", split, NewStartingHashKey="1")
+    refused("ResourceNotFoundException", split, ShardToSplit="shardId-000000000007")
+    refused("ValidationException", split, NewStartingHashKey="01")
+    split()
+    assert refused("ResourceInUseException", split, ShardToSplit="shardId-000000000001", NewStartingHashKey="9").endswith("UPDATING")
+    wait_active("shards")
+    assert "already been merged or split" in refused("InvalidArgumentException", split)
+    second = k.put_record(StreamName="shards", Data=b"2", PartitionKey="a")
+    assert int(second["SequenceNumber"]) > int(first) and second["ShardId"] != parent
+    records, children = read_all("shards", parent)
+    assert [r["Data"] for r in records] == [b"1"]
+    assert [c["ShardId"] for c in children] == ["shardId-000000000001", "shardId-000000000002"]
+    assert children[0]["ParentShards"] == [parent]
+    records, _ = read_all("shards", second["ShardId"])
+    assert [r["Data"] for r in records] == [b"2"]
+    merge = lambda a, b: k.merge_shards(StreamName="shards", ShardToMerge=a, AdjacentShardToMerge=b)
+    refused("InvalidArgumentException", lambda: merge("shardId-000000000002", "shardId-000000000001"))
+    merge("shardId-000000000001", "shardId-000000000002")
+    wait_active("shards")
+    time.sleep(1.5)
+    shards = {s["ShardId"]: s for s in k.list_shards(StreamName="shards")["Shards"]}
+    assert len(shards) == 4, "closed shards stay listed, with records or without"
+    assert shards["shardId-000000000003"]["AdjacentParentShardId"] == "shardId-000000000002"
+    starts = [int(shards[s]["SequenceNumberRange"]["StartingSequenceNumber"]) for s in sorted(shards)]
+    assert starts == sorted(starts)
+    assert "EndingSequenceNumber" in shards[parent]["SequenceNumberRange"]
+    ids = lambda **filter: [s["ShardId"][-1] for s in k.list_shards(StreamName="shards", ShardFilter=filter)["Shards"]]
+    assert ids(Type="AT_LATEST") == ["3"]
+    assert ids(Type="AT_TRIM_HORIZON") == ["0"]
+    assert ids(Type="FROM_TRIM_HORIZON") == ["0", "1", "2", "3"]
+    assert ids(Type="AFTER_SHARD_ID", ShardId="shardId-000000000001") == ["2", "3"]
+    assert ids(Type="AT_TIMESTAMP", Timestamp=datetime.datetime.now(datetime.timezone.utc)) == ["3"]
+    refused("InvalidArgumentException", k.list_shards, StreamName="shards", ShardFilter={"Type": "AT_TIMESTAMP"})
+    page = k.list_shards(StreamName="shards", MaxResults=3)
+    assert [s["ShardId"][-1] for s in k.list_shards(NextToken=page["NextToken"])["Shards"]] == ["3"]
+    refused("InvalidArgumentException", k.list_shards, NextToken=page["NextToken"], StreamName="shards")
+    refused("InvalidArgumentException", k.list_shards, NextToken="x")
+
+
+@case
+def shard_counts_are_updated_evenly():
+    make("scale", 2)
+    for target in (4, 3, 2, 1):
+        answer = k.update_shard_count(StreamName="scale", TargetShardCount=target, ScalingType="UNIFORM_SCALING")
+        assert answer["TargetShardCount"] == target
+        wait_active("scale")
+        shards = k.list_shards(StreamName="scale", ShardFilter={"Type": "AT_LATEST"})["Shards"]
+        sizes = [int(s["HashKeyRange"]["EndingHashKey"]) - int(s["HashKeyRange"]["StartingHashKey"]) + 1 for s in shards]
+        assert len(shards) == target and max(sizes) - min(sizes) <= 1 and sum(sizes) == 2**128
+    refused("InvalidArgumentException", k.update_shard_count, StreamName="scale", TargetShardCount=3, ScalingType="UNIFORM_SCALING")
+    refused("ValidationException", k.update_shard_count, StreamName="scale", TargetShardCount=1, ScalingType="X")
+
+
+@case
+def tags_and_policies_are_kept():
+    arn = make("tags", Tags={"made": "with"})
+    k.add_tags_to_stream(StreamName="tags", Tags={"a": "1", "b": ""})
+    answer = k.list_tags_for_stream(StreamName="tags", Limit=2)
+    assert answer["Tags"] == [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": ""}] and answer["HasMoreTags"]
+    k.remove_tags_from_stream(StreamName="tags", TagKeys=["a", "none"])
+    k.tag_resource(ResourceARN=arn, Tags={"c": "3"})
+    k.untag_resource(ResourceARN=arn, TagKeys=["b"])
+    assert k.list_tags_for_resource(ResourceARN=arn)["Tags"] == [{"Key": "c", "Value": "3"}, {"Key": "made", "Value": "with"}]
+    refused("ValidationException", k.add_tags_to_stream, StreamName="tags", Tags={})
+    refused("InvalidArgumentException", k.add_tags_to_stream, StreamName="tags", Tags={f"k{n}": "" for n in range(60)})
+    refused("ResourceNotFoundException", k.list_tags_for_resource, ResourceARN=arn + "x")
+    assert k.get_resource_policy(ResourceARN=arn)["Policy"] == "{}"
+    k.put_resource_policy(ResourceARN=arn, Policy='{"Version":"2012-10-17"}')
+    assert k.get_resource_policy(ResourceARN=arn)["Policy"] == '{"Version":"2012-10-17"}'
+    k.delete_resource_policy(ResourceARN=arn)
+    refused("ResourceNotFoundException", k.delete_resource_policy, ResourceARN=arn)
+
+
+@case
+def retention_and_settings_change():
+    arn = make("settings")
+    k.increase_stream_retention_period(StreamName="settings", RetentionPeriodHours=48)
+    wait_active("settings")
+    refused("InvalidArgumentException", k.increase_stream_retention_period, StreamName="settings", RetentionPeriodHours=24)
+    refused("InvalidArgumentException", k.increase_stream_retention_period, StreamName="settings", RetentionPeriodHours=8761)
+    k.decrease_stream_retention_period(StreamName="settings", RetentionPeriodHours=24)
+    wait_active("settings")
+    answer = k.enable_enhanced_monitoring(StreamName="settings", ShardLevelMetrics=["ALL"])
+    assert answer["CurrentShardLevelMetrics"] == [] and len(answer["DesiredShardLevelMetrics"]) == 7
+    wait_active("settings")
+    answer = k.disable_enhanced_monitoring(StreamName="settings", ShardLevelMetrics=["IncomingBytes"])
+    assert len(answer["DesiredShardLevelMetrics"]) == 6
+    wait_active("settings")
+    k.start_stream_encryption(StreamName="settings", EncryptionType="KMS", KeyId="alias/aws/kinesis")
+    wait_active("settings")
+    assert k.put_record(StreamName="settings", Data=b"", PartitionKey="a")["EncryptionType"] == "KMS"
+    k.stop_stream_encryption(StreamName="settings", EncryptionType="KMS", KeyId="alias/aws/kinesis")
+    wait_active("settings")
+    k.update_stream_mode(StreamARN=arn, StreamModeDetails={"StreamMode": "ON_DEMAND"})
+    wait_active("settings")
+    k.update_max_record_size(StreamARN=arn, MaxRecordSizeInKiB=2048)
+    wait_active("settings")
+    k.put_record(StreamName="settings", Data=b"x" * 1_500_000, PartitionKey="a")
+    summary = k.describe_stream_summary(StreamName="settings")["StreamDescriptionSummary"]
+    assert summary["StreamModeDetails"] == {"StreamMode": "ON_DEMAND"} and summary["MaxRecordSizeInKiB"] == 2048
+    assert k.describe_account_settings()["MinimumThroughputBillingCommitment"]["Status"] == "DISABLED"
+    refused("DryRunOperationException", k.put_record, StreamName="settings", Data=b"", PartitionKey="a", DryRun=True)
+
+
+@case
+def consumers_are_registered_and_subscribe():
+    arn = make("consumers")
+    consumer = k.register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]
+    assert consumer["ConsumerStatus"] == "CREATING"
+    refused("ResourceInUseException", k.register_stream_consumer, StreamARN=arn, ConsumerName="c")
+    time.sleep(0.2)
+    described = k.describe_stream_consumer(ConsumerARN=consumer["ConsumerARN"])["ConsumerDescription"]
+    assert (described["ConsumerStatus"], described["StreamARN"]) == ("ACTIVE", arn)
+    assert [c["ConsumerName"] for c in k.list_stream_consumers(StreamARN=arn)["Consumers"]] == ["c"]
+    refused("ResourceInUseException", k.delete_stream, StreamARN=arn)
+    k.put_record(StreamName="consumers", Data=b"before", PartitionKey="a")
+    events = k.subscribe_to_shard(
+        ConsumerARN=consumer["ConsumerARN"], ShardId="shardId-000000000000", StartingPosition={"Type": "TRIM_HORIZON"})["EventStream"]
+    got = []
+    for event in events:
+        event = event["SubscribeToShardEvent"]
+        got += [r["Data"] for r in event["Records"]]
+        if got == [b"before"]:
+            k.put_record(StreamName="consumers", Data=b"after", PartitionKey="a")
+            reached = event["ContinuationSequenceNumber"]
+        if len(got) == 2:
+            break
+    assert got == [b"before", b"after"]
+    events.close()
+    events = k.subscribe_to_shard(
+        ConsumerARN=consumer["ConsumerARN"], ShardId="shardId-000000000000",
+        StartingPosition={"Type": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": reached})["EventStream"]
+    k.split_shard(StreamName="consumers", ShardToSplit="shardId-000000000000", NewStartingHashKey=str(2**127))
+    all_events = [event["SubscribeToShardEvent"] for event in events]
+    assert [r["Data"] for event in all_events for r in event["Records"]] == [b"after"]
+    assert len(all_events[-1]["ChildShards"]) == 2
+    k.deregister_stream_consumer(ConsumerARN=consumer["ConsumerARN"])
+    refused("ResourceNotFoundException", k.describe_stream_consumer, ConsumerARN=consumer["ConsumerARN"])
+
+
+@case
+def signatures_are_checked():
+    key = boto3.Session().get_credentials()
+    wrong = client(aws_access_key_id=key.access_key, aws_secret_access_key="x" * 40)
+    assert refused("InvalidSignatureException", wrong.list_streams).startswith("The request signature we calculated")
+    unknown = client(aws_access_key_id="AKIAXXXXXXXXXXXXXXXX", aws_secret_access_key="x")
+    assert refused("UnrecognizedClientException", unknown.list_streams) == "The security token included in the request is invalid."
+
+    def post(headers, body=b"{}", target="ListStreams", sign=False, method="POST", kind="application/x-amz-json-1.1"):
+        headers = {"Content-Type": kind, "X-Amz-Target": f"Kinesis_20131202.{target}", **headers}
+        request = AWSRequest(method, plain, data=body, headers=headers)
+        if sign:
+            SigV4Auth(key, "kinesis", "local-1").add_auth(request)
+        sent = urllib.request.Request(plain, data=body, headers=dict(request.headers), method=method)
+        try:
+            with urllib.request.urlopen(sent) as answer:
+                return answer.status, answer.read().decode(), answer.headers
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(), error.headers
+
+    status, body, headers = post({})
+    assert (status, body) == (400, '{"__type":"MissingAuthenticationTokenException","message":"Missing Authentication Token"}')
+    assert len(headers["x-amzn-RequestId"]) == 36 and headers["x-amz-id-2"]
+    status, body, _ = post({"Authorization": "AWS4-HMAC-SHA256 Credential=x"})
+    assert status == 400 and "IncompleteSignatureException" in body and "'Signature' parameter" in body
+    assert post({}, sign=True)[0] == 200
+    assert post({}, target="Nothing", sign=True)[1] == '{"__type":"UnknownOperationException"}'
+    assert post({}, target="CreateQueue", sign=True)[1] == '{"__type":"UnknownOperationException"}'
+    assert post({}, body=b"{", sign=True)[1] == '{"__type":"SerializationException"}'
+    assert post({}, body=b'{"Limit":"x"}', sign=True)[1] == (
+        '{"__type":"SerializationException","Message":"class java.lang.String can not be converted to an Integer"}')
+    assert post({}, body=b"[" * 5000, sign=True)[0] == 400
+    assert post({}, kind="text/plain")[0] == 404
+    assert post({}, method="PUT")[0] == 403
+    # Refused before it is sent.
+    connection = http.client.HTTPConnection(plain.removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", str(17 << 20))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    # CBOR: {} in, maps of open length out.
+    request = AWSRequest("POST", plain, data=b"\xbf\xff", headers={
+        "Content-Type": "application/x-amz-cbor-1.1", "X-Amz-Target": "Kinesis_20131202.ListStreams"})
+    SigV4Auth(key, "kinesis", "local-1").add_auth(request)
+    with urllib.request.urlopen(urllib.request.Request(plain, data=b"\xbf\xff", headers=dict(request.headers))) as answer:
+        body = answer.read()
+        assert body[:1] == b"\xbf" and body[-1:] == b"\xff" and b"StreamNames" in body
+    sent = urllib.request.Request(plain, method="OPTIONS", headers={
+        "Origin": "http://x", "Access-Control-Request-Headers": "a", "Access-Control-Request-Method": "POST"})
+    with urllib.request.urlopen(sent) as answer:
+        assert (answer.headers["Access-Control-Max-Age"], answer.headers["Access-Control-Allow-Headers"]) == ("172800", "a")
+
+
+@case
+def a_presigned_query_is_as_good_as_a_header():
+    from botocore.auth import SigV4QueryAuth
+    key = boto3.Session().get_credentials()
+    headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "Kinesis_20131202.ListStreams"}
+    request = AWSRequest("POST", plain + "/", headers=headers)
+
+    class WithBody(SigV4QueryAuth):
+        def payload(self, request):
+            return hashlib.sha256(b"{}").hexdigest()
+
+    WithBody(key, "kinesis", "local-1", expires=60).add_auth(request)
+    sent = urllib.request.Request(request.url, data=b"{}", headers={**headers, **dict(request.headers)})
+    with urllib.request.urlopen(sent) as answer:
+        assert answer.status == 200
+
+
+@case
+def many_writers_lose_nothing():
+    make("parallel", 4)
+    def write(n):
+        mine = client()
+        entries = [{"Data": b"%d" % m, "PartitionKey": f"{n}-{m}"} for m in range(50)]
+        return sum("SequenceNumber" in r for _ in range(8) for r in mine.put_records(StreamName="parallel", Records=entries)["Records"])
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        stored = sum(pool.map(write, range(4)))
+    got = sum(len(read_all("parallel", f"shardId-{n:012}")[0]) for n in range(4))
+    assert got == stored > 0, (got, stored)
+
+
+failed = 0
+for function in cases:
+    if len(sys.argv) > 1 and sys.argv[1] not in function.__name__:
+        continue
+    started = time.time()
+    try:
+        function()
+        print(f"ok      {function.__name__} ({time.time() - started:.1f} s)", flush=True)
+    except Exception:
+        failed += 1
+        print(f"FAILED  {function.__name__}", flush=True)
+        traceback.print_exc()
+sys.exit(failed > 0)

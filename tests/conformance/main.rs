@@ -1,0 +1,50 @@
+//! Real clients of the Kinesis API against a real store: what each promises is in the script beside this file.
+//!
+//! Needs Python with `tests/requirements.txt` in `.venv`, which `tests/all` installs; otherwise it says that it was
+//! skipped.
+
+use std::path::Path;
+use std::process::Command;
+
+use tests::harness::process::{StoreProcess, binaries_are_there, free_port};
+
+fn run(name: &str, home: &Path, arguments: &[&str], plain: u16, store: &StoreProcess) {
+    let data = home.join("data");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new(root.join(".venv/bin").join(name))
+        .args(arguments)
+        .current_dir(root.join("tests/conformance"))
+        .env("KINESIN_DATA", &data)
+        .env("KINESIN_ENDPOINT", format!("https://localhost:{}", store.address.port()))
+        .env("KINESIN_PLAIN", format!("http://127.0.0.1:{plain}"))
+        .env("AWS_SHARED_CREDENTIALS_FILE", data.join("admin.credentials"))
+        .env("AWS_CA_BUNDLE", data.join("ca.pem"))
+        .env("AWS_REGION", "local-1")
+        .output()
+        .expect("the client starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    assert!(output.status.success(), "{name}: {text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn skipped() -> bool {
+    let skipped = std::env::var_os("KINESIN_TESTS_ALL").is_none() || !binaries_are_there();
+    if skipped {
+        println!("skipped: tests/all installs the clients and runs this");
+    }
+    skipped
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_and_the_command_line_client_get_the_answers_they_know() {
+    if skipped() {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let plain = free_port().expect("a port");
+    let address = format!("127.0.0.1:{plain}");
+    let store = StoreProcess::start(home.path(), &["--insecure-http", &address]).await.expect("a store");
+    let url = format!("https://localhost:{}", store.address.port());
+    run("aws", home.path(), &["--endpoint-url", &url, "kinesis", "list-streams"], plain, &store);
+    run("python", home.path(), &["boto.py"], plain, &store);
+}

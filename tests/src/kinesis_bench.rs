@@ -1,0 +1,392 @@
+//! The benchmark of the Kinesis API: the same requests to this store and to what else speaks that API on one machine,
+//! over plain HTTP/1.1. Requests are made and signed before the clock starts, so that the servers are measured and not
+//! their client. It prints figures and judges nothing.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use protocol::rng::Rng;
+use protocol::sigv4::{Request, authorization, date_header};
+use protocol::time::UnixMs;
+use serde_json::{Value, json};
+
+use crate::bench::Figures;
+use crate::clock;
+use crate::harness::process::{Process, StoreProcess, free_port};
+
+const REGION: &str = "local-1";
+/// Different requests of one connection; they are sent in turn.
+const REQUESTS: u64 = 16;
+const STREAM: &str = "bench";
+const START: Duration = Duration::from_secs(30);
+/// Longest head of an answer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How it is set.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where everything is kept; emptied first.
+    pub dir: PathBuf,
+    /// How long each part takes.
+    pub seconds: u64,
+    /// Records of a PutRecords.
+    pub records: usize,
+    /// Bytes of a record.
+    pub record_bytes: usize,
+    /// Shards, and connections that read.
+    pub shards: usize,
+}
+
+/// Who is asked, and with which key.
+#[derive(Debug, Clone)]
+struct Endpoint {
+    address: SocketAddr,
+    access_key: String,
+    secret: String,
+}
+
+impl Endpoint {
+    /// A signed request.
+    fn request(&self, operation: &str, body: &[u8]) -> Vec<u8> {
+        let (host, now) = (self.address.to_string(), UnixMs(clock::unix_ms()));
+        let (date, target) = (date_header(now), format!("Kinesis_20131202.{operation}"));
+        let headers = [
+            ("content-type", "application/x-amz-json-1.1"),
+            ("host", host.as_str()),
+            ("x-amz-date", date.as_str()),
+            ("x-amz-target", target.as_str()),
+        ];
+        let request = Request { method: "POST", path: "/", query: "", headers: &headers, body };
+        let signed = authorization(&request, &self.access_key, &self.secret, REGION, "kinesis", now);
+        let mut out = b"POST / HTTP/1.1\r\n".to_vec();
+        let length = body.len().to_string();
+        let more = [("authorization", signed.as_str()), ("content-length", length.as_str())];
+        for (name, value) in headers.iter().chain(&more) {
+            out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(body);
+        out
+    }
+}
+
+/// A connection that is kept; one request at a time.
+struct Connection {
+    stream: TcpStream,
+    endpoint: Endpoint,
+    body: Vec<u8>,
+}
+
+impl Connection {
+    fn open(endpoint: &Endpoint) -> io::Result<Connection> {
+        let stream = TcpStream::connect(endpoint.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(START))?;
+        Ok(Connection { stream, endpoint: endpoint.clone(), body: Vec::new() })
+    }
+
+    /// Sends a request; the answer's body, if its status is 200.
+    fn send(&mut self, request: &[u8]) -> io::Result<&[u8]> {
+        self.stream.write_all(request)?;
+        let (status, length) = self.head()?;
+        let there = self.body.len();
+        self.body.resize(length, 0);
+        if there < length {
+            self.stream.read_exact(&mut self.body[there..])?;
+        }
+        if status == 200 {
+            return Ok(&self.body);
+        }
+        Err(io::Error::other(format!("status {status}: {}", String::from_utf8_lossy(&self.body))))
+    }
+
+    /// Reads the head of an answer; what comes of the body with it is in `self.body`.
+    fn head(&mut self) -> io::Result<(u16, usize)> {
+        let mut head = Vec::new();
+        let mut part = vec![0; 64 << 10];
+        let end = loop {
+            let got = self.stream.read(&mut part)?;
+            head.extend_from_slice(&part[..got]);
+            if let Some(at) = find(&head, b"\r\n\r\n") {
+                break at + 4;
+            }
+            if got == 0 || head.len() > HEAD_BYTES_MAX {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        self.body = head.split_off(end);
+        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        Ok((status, length.ok_or_else(|| io::Error::other("an answer without content-length"))?))
+    }
+
+    fn call(&mut self, operation: &str, body: &Value) -> io::Result<Value> {
+        let request = self.endpoint.request(operation, &serde_json::to_vec(body)?);
+        let answer = self.send(&request)?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        Ok(serde_json::from_slice(answer)?)
+    }
+}
+
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|window| window == what)
+}
+
+/// Some server under test.
+enum Server {
+    Ours(StoreProcess),
+    Peer(Process),
+}
+
+impl Server {
+    fn process(&self) -> Option<&Process> {
+        match self {
+            Server::Ours(store) => store.process.as_ref(),
+            Server::Peer(process) => Some(process),
+        }
+    }
+}
+
+/// Measures this store.
+///
+/// # Errors
+/// When it can't be started, or refuses something.
+pub async fn ours(plan: &Plan) -> io::Result<Figures> {
+    let dir = plan.dir.join("kinesin");
+    empty(&dir)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let store = StoreProcess::start(&dir, &["--insecure-http", &address.to_string()]).await?;
+    let shards = plan.shards.to_string();
+    store.command(&["stream", "create", STREAM, "--shards", &shards, "--rate", "off"])?;
+    let credentials = std::fs::read_to_string(store.data.join("admin.credentials"))?;
+    let value = |name: &str| {
+        let line =
+            credentials.lines().find_map(|line| line.split_once('=').filter(|(is, _)| is.trim() == name));
+        line.map(|(_, value)| value.trim().to_owned()).ok_or_else(|| io::Error::other(format!("no {name}")))
+    };
+    let endpoint = Endpoint {
+        address,
+        access_key: value("aws_access_key_id")?,
+        secret: value("aws_secret_access_key")?,
+    };
+    measure(plan, &endpoint, &Server::Ours(store))
+}
+
+/// Measures another server: `command` with `{port}` replaced.
+///
+/// # Errors
+/// When it can't be started, or refuses something.
+pub fn peer(plan: &Plan, name: &str, command: &[String]) -> io::Result<Figures> {
+    let dir = plan.dir.join(name);
+    empty(&dir)?;
+    let port = free_port()?;
+    let words: Vec<String> = command.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
+    let process = Process::start_program(Path::new(&words[0]), &words[1..], &dir.join("out"))?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    if !clock::eventually(START, || TcpStream::connect(address).is_ok()) {
+        return Err(io::Error::other(format!("{name} does not listen; it printed {}", process.printed())));
+    }
+    let endpoint = Endpoint { address, access_key: "AKID".to_owned(), secret: "secret".to_owned() };
+    let mut connection = Connection::open(&endpoint)?;
+    connection.call("CreateStream", &json!({"StreamName": STREAM, "ShardCount": plan.shards}))?;
+    let active = clock::eventually(START, || {
+        let described = connection.call("DescribeStreamSummary", &json!({"StreamName": STREAM}));
+        described.is_ok_and(|told| told["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE")
+    });
+    if !active {
+        return Err(io::Error::other(format!("{name} makes no stream")));
+    }
+    measure(plan, &endpoint, &Server::Peer(process))
+}
+
+fn empty(dir: &Path) -> io::Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir)?;
+    }
+    std::fs::create_dir_all(dir)
+}
+
+fn measure(plan: &Plan, endpoint: &Endpoint, server: &Server) -> io::Result<Figures> {
+    let mut figures = Figures::new();
+    let mut say = |what: &str, value: String| figures.push((what.to_owned(), value));
+    let memory = || {
+        let most = server.process().map_or(0, |process| process.memory_bytes("VmHWM"));
+        format!("{:.1} MiB", most as f64 / f64::from(1 << 20))
+    };
+    for connections in [1, 8] {
+        let cpu = server.process().map_or(0.0, Process::cpu_seconds);
+        let (records, seconds) = put(plan, endpoint, connections)?;
+        let cpu = server.process().map_or(0.0, Process::cpu_seconds) - cpu;
+        say(
+            &format!("PutRecords, {connections} connection(s)"),
+            format!(
+                "{:.0} records/s of {} bytes, {:.1} us of server CPU each, {} RSS at most",
+                records as f64 / seconds,
+                plan.record_bytes,
+                cpu * 1e6 / records.max(1) as f64,
+                memory()
+            ),
+        );
+    }
+    let times = put_one(plan, endpoint)?;
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    say(
+        "PutRecord, 1 connection",
+        format!("p50 {:.2} ms, p99 {:.2} ms, {} answers", at(0.5), at(0.99), times.len()),
+    );
+    let (bytes, seconds) = get(plan, endpoint)?;
+    say(
+        &format!("GetRecords, {} connections", plan.shards),
+        format!("{:.0} MB/s of data, {} RSS at most", bytes as f64 / seconds / 1e6, memory()),
+    );
+    Ok(figures)
+}
+
+/// Data that does not repeat, in base64.
+fn data(rng: &mut Rng, bytes: usize) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text: String =
+        (0..bytes.div_ceil(3) * 4).map(|_| char::from(DIGITS[(rng.next_u64() % 64) as usize])).collect();
+    // What the last group of four says too much, is padding.
+    match bytes % 3 {
+        1 => text.replace_range(text.len() - 3.., "A=="),
+        2 => text.replace_range(text.len() - 2.., "A="),
+        _ => {}
+    }
+    text
+}
+
+fn record(rng: &mut Rng, bytes: usize) -> Value {
+    json!({"Data": data(rng, bytes), "PartitionKey": format!("key-{:016x}", rng.next_u64())})
+}
+
+/// Records that were put, and in how many seconds.
+fn put(plan: &Plan, endpoint: &Endpoint, connections: u64) -> io::Result<(u64, f64)> {
+    let make = |seed| -> io::Result<(Connection, Vec<Vec<u8>>)> {
+        let mut rng = Rng::new(seed);
+        let request = |_| {
+            let records: Vec<Value> =
+                (0..plan.records).map(|_| record(&mut rng, plan.record_bytes)).collect();
+            let body = json!({"StreamName": STREAM, "Records": records});
+            endpoint.request("PutRecords", body.to_string().as_bytes())
+        };
+        let requests = (0..REQUESTS).map(request).collect();
+        Ok((Connection::open(endpoint)?, requests))
+    };
+    let ready = (0..connections).map(make).collect::<io::Result<Vec<_>>>()?;
+    let (stored, begin) = (AtomicU64::new(0), clock::now());
+    let end = begin + Duration::from_secs(plan.seconds);
+    on_threads(ready, |(mut connection, requests)| {
+        for request in requests.iter().cycle() {
+            let answer: Value = serde_json::from_slice(connection.send(request)?)?;
+            let failed = answer["FailedRecordCount"].as_u64().unwrap_or(0);
+            stored.fetch_add(plan.records as u64 - failed, Ordering::Relaxed);
+            if clock::now() > end {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    Ok((stored.into_inner(), seconds_since(begin)))
+}
+
+fn seconds_since(begin: Instant) -> f64 {
+    clock::now().duration_since(begin).as_secs_f64()
+}
+
+fn on_threads<T: Send>(parts: Vec<T>, work: impl Fn(T) -> io::Result<()> + Sync) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || work(part))).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(done) => done,
+            Err(_) => Err(io::Error::other("a thread broke")),
+        })
+    })
+}
+
+/// How long each answer took, in order.
+fn put_one(plan: &Plan, endpoint: &Endpoint) -> io::Result<Vec<Duration>> {
+    let mut rng = Rng::new(7);
+    let mut connection = Connection::open(endpoint)?;
+    let requests: Vec<Vec<u8>> = (0..REQUESTS)
+        .map(|_| {
+            let mut body = record(&mut rng, plan.record_bytes);
+            body["StreamName"] = STREAM.into();
+            endpoint.request("PutRecord", body.to_string().as_bytes())
+        })
+        .collect();
+    let end = clock::now() + Duration::from_secs(plan.seconds);
+    let mut times = Vec::new();
+    for request in requests.iter().cycle() {
+        let begin = clock::now();
+        connection.send(request)?;
+        times.push(clock::now().duration_since(begin));
+        if clock::now() > end {
+            break;
+        }
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Bytes of data that were read, and in how many seconds.
+fn get(plan: &Plan, endpoint: &Endpoint) -> io::Result<(u64, f64)> {
+    let mut connection = Connection::open(endpoint)?;
+    let described = connection.call("DescribeStream", &json!({"StreamName": STREAM}))?;
+    let shards = described["StreamDescription"]["Shards"].as_array().cloned().unwrap_or_default();
+    let ready = shards
+        .iter()
+        .map(|shard| Ok((Connection::open(endpoint)?, shard["ShardId"].clone())))
+        .collect::<io::Result<Vec<_>>>()?;
+    let (read, begin) = (AtomicU64::new(0), clock::now());
+    let end = begin + Duration::from_secs(plan.seconds);
+    on_threads(ready, |(mut connection, shard)| {
+        let start = json!({"StreamName": STREAM, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
+        let mut begin = String::new();
+        let mut next = None;
+        while clock::now() < end {
+            if begin.is_empty() {
+                begin = connection.call("GetShardIterator", &start)?["ShardIterator"]
+                    .as_str()
+                    .unwrap_or("")
+                    .into();
+            }
+            let iterator = next.take().unwrap_or_else(|| begin.clone());
+            let body = format!("{{\"ShardIterator\":\"{iterator}\",\"Limit\":10000}}");
+            let request = connection.endpoint.request("GetRecords", body.as_bytes());
+            let answer = connection.send(&request)?;
+            // Counted by what stands around it: all records of a shard are written alike.
+            let records = answer.len() / answer_bytes(plan, answer)?;
+            read.fetch_add((records * plan.record_bytes) as u64, Ordering::Relaxed);
+            next = text_after(answer, b"\"NextShardIterator\":\"").filter(|_| records > 0);
+        }
+        Ok(())
+    })?;
+    Ok((read.into_inner(), seconds_since(begin)))
+}
+
+/// What one record takes of an answer: the way from one partition key to the next.
+fn answer_bytes(plan: &Plan, answer: &[u8]) -> io::Result<usize> {
+    let window = &answer[..answer.len().min(8 * (plan.record_bytes + 512))];
+    let text = String::from_utf8_lossy(window);
+    let places: Vec<usize> = text.match_indices("\"PartitionKey\"").map(|(at, _)| at).collect();
+    match places.as_slice() {
+        [first, second, ..] => Ok(second - first),
+        _ => Ok(usize::MAX),
+    }
+}
+
+/// The text that follows, near the beginning or near the end.
+fn text_after(answer: &[u8], name: &[u8]) -> Option<String> {
+    let (head, tail) = (&answer[..answer.len().min(4096)], &answer[answer.len().saturating_sub(4096)..]);
+    let after = [tail, head].into_iter().find_map(|part| Some(&part[find(part, name)? + name.len()..]))?;
+    let end = after.iter().position(|byte| *byte == b'"')?;
+    String::from_utf8(after[..end].to_vec()).ok()
+}
