@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::limit::STREAM_NAME_CHARS_MAX;
 
-/// A stream's name: 1 to 128 of `[a-zA-Z0-9_.-]` (Kinesis API, `StreamName`).
+/// A stream's name: 1 to 128 of `[a-zA-Z0-9_.-]` (Kinesis API, `StreamName`). A stream of another account or region
+/// than the store's own has them before its name: `123456789012:eu-west-1:orders`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StreamName(Arc<str>);
@@ -21,6 +22,28 @@ pub struct NotAStreamName {
     pub text: String,
 }
 
+/// Letters of a region's name.
+const REGION_CHARS_MAX: usize = 64;
+/// Digits of an account's id.
+const ACCOUNT_DIGITS: usize = 12;
+
+fn is_local(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= STREAM_NAME_CHARS_MAX
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// Whether a text can be a region: 1 to 64 of `[a-z0-9-]`.
+#[must_use]
+pub fn is_region(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && text.len() <= REGION_CHARS_MAX && text.bytes().all(good)
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == ACCOUNT_DIGITS && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Where agents put what they had to drop. Made for them even where streams are not made by themselves: a loss that
 /// can't be reported is the worst kind.
 pub const LOSS_STREAM: &str = "_loss";
@@ -29,16 +52,33 @@ impl StreamName {
     /// Checks a text.
     ///
     /// # Errors
-    /// When it is empty, too long, or has a character outside `[a-zA-Z0-9_.-]`.
+    /// When it is empty, too long, or has a character outside `[a-zA-Z0-9_.-]`, but for an account and a region.
     pub fn new(text: &str) -> Result<StreamName, NotAStreamName> {
-        let good = !text.is_empty()
-            && text.len() <= STREAM_NAME_CHARS_MAX
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+        let parts: Vec<&str> = text.splitn(3, ':').collect();
+        let good = match parts.as_slice() {
+            [name] => is_local(name),
+            [account, region, name] => is_account(account) && is_region(region) && is_local(name),
+            _ => false,
+        };
         if good {
             Ok(StreamName(text.into()))
         } else {
             Err(NotAStreamName { text: text.chars().take(STREAM_NAME_CHARS_MAX + 1).collect() })
         }
+    }
+
+    /// A stream of another account or region.
+    ///
+    /// # Errors
+    /// When one of the three is none.
+    pub fn within(account: &str, region: &str, name: &str) -> Result<StreamName, NotAStreamName> {
+        StreamName::new(&format!("{account}:{region}:{name}"))
+    }
+
+    /// The name within its account and region.
+    #[must_use]
+    pub fn local(&self) -> &str {
+        self.0.rsplit(':').next().unwrap_or_default()
     }
 
     /// The name as text.
@@ -108,6 +148,25 @@ mod tests {
         }
         for good in ["a", "trucks.v1", "_loss", "A-Z_0.9", &"x".repeat(128)] {
             assert_eq!(StreamName::new(good).unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_another_account_or_region_is_another_stream_with_the_same_local_name() {
+        let name = StreamName::within("123456789012", "eu-west-1", "orders").unwrap();
+        assert_eq!((name.as_str(), name.local()), ("123456789012:eu-west-1:orders", "orders"));
+        assert_eq!(StreamName::new(name.as_str()).unwrap(), name);
+        assert_ne!(StreamName::new("orders").unwrap().key(), name.key());
+        assert_eq!(StreamName::new("orders").unwrap().local(), "orders");
+        for bad in [
+            "1:eu:x",
+            "123456789012:EU:x",
+            "123456789012:eu:",
+            "123456789012::x",
+            "123456789012:eu:a:b",
+            "a:b",
+        ] {
+            assert!(StreamName::new(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
+use crate::name::is_region;
 use crate::time::UnixMs;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -173,6 +174,9 @@ impl Claim {
                  e.g. keyid/date/region/service/term, got '{credential}'"
             )));
         };
+        if !is_region(region) {
+            return Err(invalid(format!("Credential should be scoped to a valid region, not '{region}'. ")));
+        }
         if *end != "aws4_request" {
             return Err(invalid(format!(
                 "Credential should be scoped with a valid terminator: 'aws4_request', not '{end}'. "

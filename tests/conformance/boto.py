@@ -31,7 +31,7 @@ ACCOUNT = "000000000000"
 
 def client(url=endpoint, **more):
     config = Config(retries={"max_attempts": 0}, parameter_validation=False, **more.pop("config", {}))
-    return boto3.client("kinesis", endpoint_url=url, region_name="local-1", verify=f"{data}/ca.pem", config=config, **more)
+    return boto3.client("kinesis", endpoint_url=url, region_name=more.pop("region_name", "local-1"), verify=f"{data}/ca.pem", config=config, **more)
 
 
 k = client()
@@ -371,6 +371,77 @@ def consumers_are_registered_and_subscribe():
 
 
 @case
+def a_second_subscription_waits_five_seconds_and_then_takes_over():
+    arn = make("turns")
+    consumer = k.register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]["ConsumerARN"]
+    more = {"ConsumerARN": consumer, "ShardId": "shardId-000000000000", "StartingPosition": {"Type": "TRIM_HORIZON"}}
+    first = k.subscribe_to_shard(**more)["EventStream"]
+    message = refused("ResourceInUseException", k.subscribe_to_shard, **more)
+    assert "Consumer c of stream turns" in message, message
+    time.sleep(5.1)
+    second = k.subscribe_to_shard(**more)["EventStream"]
+    k.put_record(StreamName="turns", Data=b"x", PartitionKey="a")
+    # The first ends; what comes next is the second's.
+    assert all(not event["SubscribeToShardEvent"]["Records"] for event in first)
+    records = next(r for event in second if (r := event["SubscribeToShardEvent"]["Records"]))
+    assert records[0]["Data"] == b"x"
+    second.close()
+
+
+@case
+def a_consumer_gets_two_mebibytes_a_second():
+    arn = make("fanned")
+    k.put_records(StreamName="fanned", Records=[{"Data": b"x" * 1000, "PartitionKey": "a"}] * 500)
+    for _ in range(7):
+        time.sleep(0.6)
+        k.put_records(StreamName="fanned", Records=[{"Data": b"x" * 1000, "PartitionKey": "a"}] * 500)
+    consumer = k.register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]["ConsumerARN"]
+    more = {"ConsumerARN": consumer, "ShardId": "shardId-000000000000", "StartingPosition": {"Type": "TRIM_HORIZON"}}
+    started, got = time.time(), 0
+    for event in k.subscribe_to_shard(**more)["EventStream"]:
+        got += sum(len(r["Data"]) for r in event["SubscribeToShardEvent"]["Records"])
+        if event["SubscribeToShardEvent"]["MillisBehindLatest"] == 0:
+            break
+    # 2 MiB at once and 2 MiB a second after it; the last event comes before its own bytes are waited for.
+    assert got > 3_000_000 and time.time() - started > (got - (3 << 20)) / (2 << 20), (got, time.time() - started)
+
+
+@case
+def accounts_and_regions_see_their_own_streams_only():
+    make("shared")
+    abroad = client(region_name="eu-west-1")
+    others = boto3.Session(profile_name="other").client("kinesis", endpoint_url=endpoint, region_name="local-1", verify=f"{data}/ca.pem")
+    for theirs, arn in [(abroad, f"arn:aws:kinesis:eu-west-1:{ACCOUNT}:stream/shared"),
+                        (others, "arn:aws:kinesis:local-1:111122223333:stream/shared")]:
+        assert theirs.list_streams()["StreamNames"] == []
+        refused("ResourceNotFoundException", theirs.describe_stream_summary, StreamName="shared")
+        theirs.create_stream(StreamName="shared", ShardCount=2)
+        time.sleep(0.3)
+        described = theirs.describe_stream(StreamName="shared")["StreamDescription"]
+        assert (described["StreamARN"], described["StreamName"], len(described["Shards"])) == (arn, "shared", 2)
+        theirs.put_record(StreamARN=arn, Data=b"theirs", PartitionKey="a")
+        assert [s["StreamARN"] for s in theirs.list_streams()["StreamSummaries"]] == [arn]
+        refused("ResourceNotFoundException", k.describe_stream, StreamARN=arn)
+        iterator = theirs.get_shard_iterator(StreamName="shared", ShardId="0", ShardIteratorType="TRIM_HORIZON")["ShardIterator"]
+        refused("ResourceNotFoundException", k.get_records, ShardIterator=iterator)
+    assert read_all("shared", "shardId-000000000000")[0] == []
+    k.delete_stream(StreamName="shared")
+    assert abroad.list_streams()["StreamNames"] == others.list_streams()["StreamNames"] == ["shared"]
+
+
+@case
+def account_settings_are_kept():
+    def status(answer):
+        return answer["MinimumThroughputBillingCommitment"]["Status"]
+    assert status(k.describe_account_settings()) == "DISABLED"
+    assert status(k.update_account_settings(MinimumThroughputBillingCommitment={"Status": "ENABLED"})) == "ENABLED"
+    told = k.describe_account_settings()["MinimumThroughputBillingCommitment"]
+    assert told["EarliestAllowedEndAt"] - told["StartedAt"] == datetime.timedelta(days=1)
+    assert status(k.update_account_settings(MinimumThroughputBillingCommitment={"Status": "DISABLED"})) == "ENABLED_UNTIL_EARLIEST_ALLOWED_END"
+    assert status(client(region_name="eu-west-1").describe_account_settings()) == "DISABLED"
+
+
+@case
 def signatures_are_checked():
     key = boto3.Session().get_credentials()
     wrong = client(aws_access_key_id=key.access_key, aws_secret_access_key="x" * 40)
@@ -378,11 +449,11 @@ def signatures_are_checked():
     unknown = client(aws_access_key_id="AKIAXXXXXXXXXXXXXXXX", aws_secret_access_key="x")
     assert refused("UnrecognizedClientException", unknown.list_streams) == "The security token included in the request is invalid."
 
-    def post(headers, body=b"{}", target="ListStreams", sign=False, method="POST", kind="application/x-amz-json-1.1"):
+    def post(headers, body=b"{}", target="ListStreams", sign=False, method="POST", kind="application/x-amz-json-1.1", region="local-1"):
         headers = {"Content-Type": kind, "X-Amz-Target": f"Kinesis_20131202.{target}", **headers}
         request = AWSRequest(method, plain, data=body, headers=headers)
         if sign:
-            SigV4Auth(key, "kinesis", "local-1").add_auth(request)
+            SigV4Auth(key, "kinesis", region).add_auth(request)
         sent = urllib.request.Request(plain, data=body, headers=dict(request.headers), method=method)
         try:
             with urllib.request.urlopen(sent) as answer:
@@ -396,6 +467,7 @@ def signatures_are_checked():
     status, body, _ = post({"Authorization": "AWS4-HMAC-SHA256 Credential=x"})
     assert status == 400 and "IncompleteSignatureException" in body and "'Signature' parameter" in body
     assert post({}, sign=True)[0] == 200
+    assert "valid region" in post({}, sign=True, region="Local_1")[1]
     assert post({}, target="Nothing", sign=True)[1] == '{"__type":"UnknownOperationException"}'
     assert post({}, target="CreateQueue", sign=True)[1] == '{"__type":"UnknownOperationException"}'
     assert post({}, body=b"{", sign=True)[1] == '{"__type":"SerializationException"}'

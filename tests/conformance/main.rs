@@ -3,6 +3,7 @@
 //! Needs Python with `tests/requirements.txt` in `.venv`, which `tests/all` installs; otherwise it says that it was
 //! skipped.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -43,8 +44,16 @@ async fn boto3_and_the_command_line_client_get_the_answers_they_know() {
     let home = tempfile::tempdir().expect("a folder");
     let plain = free_port().expect("a port");
     let address = format!("127.0.0.1:{plain}");
-    let store = StoreProcess::start(home.path(), &["--insecure-http", &address]).await.expect("a store");
+    let mut store = StoreProcess::start(home.path(), &["--insecure-http", &address]).await.expect("a store");
     let url = format!("https://localhost:{}", store.address.port());
     run("aws", home.path(), &["--endpoint-url", &url, "kinesis", "list-streams"], plain, &store);
+    // A second account: a profile more, and a new start.
+    let other =
+        "\n[other]\naws_access_key_id = OTHER\naws_secret_access_key = o\naws_account_id = 111122223333\n";
+    let file = std::fs::File::options().append(true).open(home.path().join("data/admin.credentials"));
+    file.and_then(|mut file| file.write_all(other.as_bytes())).expect("a file of keys");
+    store.kill().expect("a store that can be killed");
+    store.up().await.expect("the store again");
     run("python", home.path(), &["boto.py"], plain, &store);
+    run("python", home.path(), &["model.py"], plain, &store);
 }

@@ -78,7 +78,11 @@ impl Server {
         let address = listener.local_addr()?;
         let pending = Budget::new(limits.pending_bytes_max);
         let counters = Counters::new(clock, tell);
-        let kinesis = kinesis::Kinesis::new(service.clone(), clock, limits.status_delay);
+        let home = kinesis::Home {
+            account: auth.keys().home_account().to_owned(),
+            region: limits.home_region.clone(),
+        };
+        let kinesis = Arc::new(kinesis::Kinesis::new(service.clone(), clock, limits.status_delay, home));
         let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis });
         let (stop, stopped) = watch::channel(false);
         let (alive, done) = mpsc::channel(1);

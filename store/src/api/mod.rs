@@ -35,6 +35,8 @@ pub struct Limits {
     pub stall: Duration,
     /// How long a stream that was made or changed over HTTP says so before it is active.
     pub status_delay: Duration,
+    /// Region of the streams that agents write to, as requests over HTTP name it.
+    pub home_region: String,
     /// For the goodbye, and for what is under way when the store ends.
     pub farewell: Duration,
     /// Connections that have not finished their handshake and hello.
@@ -61,6 +63,7 @@ impl Default for Limits {
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(30),
             status_delay: Duration::from_millis(100),
+            home_region: "local-1".to_owned(),
             farewell: Duration::from_secs(5),
             half_open_max: 1024,
             connections_max: 8192,
@@ -82,7 +85,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) pending: Budget,
     pub(crate) clock: Clock,
-    pub(crate) kinesis: kinesis::Kinesis,
+    pub(crate) kinesis: Arc<kinesis::Kinesis>,
 }
 
 /// Bytes that all connections together may hold.

@@ -34,6 +34,7 @@ impl std::fmt::Debug for AccessKey {
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     by_id: BTreeMap<String, AccessKey>,
+    home: String,
 }
 
 impl Keys {
@@ -52,6 +53,12 @@ impl Keys {
             }
         };
         Keys::parse(&text).map_err(|why| AuthError(format!("{}: {why}", path.display())))
+    }
+
+    /// The account of the first key in the file: the one whose streams agents write to.
+    #[must_use]
+    pub fn home_account(&self) -> &str {
+        &self.home
     }
 
     /// The key with this id.
@@ -89,6 +96,9 @@ impl Keys {
             if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(format!("[{profile}]: aws_account_id is not twelve digits"));
             }
+            if keys.home.is_empty() {
+                keys.home.clone_from(&account);
+            }
             let principal = Principal { name: profile, role: Role::Admin };
             keys.by_id.insert(id, AccessKey { secret, account, principal });
         }
@@ -110,7 +120,7 @@ fn new_file() -> Result<String, AuthError> {
     Ok(format!(
         "# Made by kinesin on first start. Whoever has it may do everything with this store's streams.\n\
          [default]\naws_access_key_id = KNSN{id}\naws_secret_access_key = {secret}\n\
-         # For clients that read it here; any other region is as good.\nregion = local-1\n"
+         # The region of streams that agents write to (see serve --region).\nregion = local-1\n"
     ))
 }
 
@@ -140,6 +150,7 @@ mod tests {
             (keys.find("A").unwrap().secret.as_str(), keys.find("A").unwrap().account.as_str()),
             ("S=", "123456789012")
         );
+        assert_eq!(keys.home_account(), "123456789012");
         for bad in ["", "x", key, "[a]\naws_access_key_id=A", &format!("[a]\n{key}aws_account_id=1")] {
             assert!(Keys::parse(bad).is_err(), "{bad}");
         }

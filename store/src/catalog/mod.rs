@@ -85,6 +85,16 @@ pub struct TokenEntry {
     pub uses_left: u32,
 }
 
+/// What is kept about an account in a region.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccountEntry {
+    /// Since when its owner is committed to a least throughput.
+    pub committed: Option<UnixMs>,
+    /// Until when.
+    pub committed_until: Option<UnixMs>,
+}
+
 /// One change. The log holds these as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -113,6 +123,13 @@ pub enum Change {
         /// SHA-256 of the token, hexadecimal.
         hash: String,
     },
+    /// An account is set otherwise.
+    PutAccount {
+        /// Its id and the region, `123456789012:eu-west-1`.
+        account: String,
+        /// All about it.
+        entry: AccountEntry,
+    },
 }
 
 /// What the changes come to.
@@ -124,6 +141,9 @@ pub struct CatalogState {
     pub streams: BTreeMap<StreamName, StreamEntry>,
     /// By hash.
     pub tokens: BTreeMap<String, TokenEntry>,
+    /// By id and region.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub accounts: BTreeMap<String, AccountEntry>,
 }
 
 impl CatalogState {
@@ -137,7 +157,14 @@ impl CatalogState {
             Change::RemoveStream { name } => drop(self.streams.remove(name)),
             Change::PutToken { hash, entry } => drop(self.tokens.insert(hash.clone(), entry.clone())),
             Change::RemoveToken { hash } => drop(self.tokens.remove(hash)),
+            Change::PutAccount { account, entry } => {
+                self.accounts.insert(account.clone(), entry.clone());
+            }
         }
+    }
+
+    fn entries(&self) -> usize {
+        self.streams.len() + self.tokens.len() + self.accounts.len()
     }
 }
 

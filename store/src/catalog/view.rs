@@ -57,7 +57,15 @@ impl View {
             };
             state.tokens.insert(hash.to_owned(), entry);
         }
-        let count = (state.streams.len() + state.tokens.len()) as u64;
+        for item in self.db.scan_prefix("a/") {
+            let (key, value) = item?;
+            let (Ok(account), Ok(entry)) = (std::str::from_utf8(&key[2..]), serde_json::from_slice(&value))
+            else {
+                return Ok(None);
+            };
+            state.accounts.insert(account.to_owned(), entry);
+        }
+        let count = state.entries() as u64;
         Ok((self.number("m/count")? == Some(count)).then_some((state, Position(applied))))
     }
 
@@ -80,7 +88,10 @@ impl View {
                 for (hash, entry) in &state.tokens {
                     batch.insert(format!("t/{hash}").as_str(), serde_json::to_vec(entry).unwrap_or_default());
                 }
-                let count = (state.streams.len() + state.tokens.len()) as u64;
+                for (name, entry) in &state.accounts {
+                    batch.insert(format!("a/{name}").as_str(), serde_json::to_vec(entry).unwrap_or_default());
+                }
+                let count = state.entries() as u64;
                 batch.insert("m/count", &count.to_le_bytes());
                 batch.insert("m/next_dir", &u64::from(state.next_dir).to_le_bytes());
                 batch.insert("m/applied", &applied.0.to_le_bytes());
@@ -110,6 +121,7 @@ impl View {
             Change::RemoveStream { name } => (format!("s/{name}"), None),
             Change::PutToken { hash, entry } => (format!("t/{hash}"), serde_json::to_vec(entry).ok()),
             Change::RemoveToken { hash } => (format!("t/{hash}"), None),
+            Change::PutAccount { account, entry } => (format!("a/{account}"), serde_json::to_vec(entry).ok()),
         };
         let had = self.db.contains_key(&key)?;
         count = count + u64::from(value.is_some()) - u64::from(had);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use protocol::name::is_region;
 use protocol::native::url::StoreUrl;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -34,6 +35,10 @@ pub(super) struct ServeArgs {
     /// Also take HTTP without TLS at this address, which must be of this machine only (127.0.0.1 or ::1).
     #[arg(long, value_name = "ADDRESS:PORT")]
     insecure_http: Option<String>,
+    /// Region of the streams that agents write to, as clients of the Kinesis API name it; other regions are
+    /// namespaces of their own.
+    #[arg(long, value_name = "REGION", default_value = "local-1", value_parser = region)]
+    region: String,
     /// How long a stream made or changed over the Kinesis API says CREATING or UPDATING.
     #[arg(long, value_name = "TIME", default_value = "100ms")]
     status_delay: Span,
@@ -51,6 +56,11 @@ pub(super) struct ServeArgs {
     free_bytes_min: Bytes,
 }
 
+fn region(text: &str) -> Result<String, String> {
+    let why = "a region is lower-case letters, digits and '-', such as eu-west-1";
+    is_region(text).then(|| text.to_owned()).ok_or_else(|| why.to_owned())
+}
+
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut signals = Signals::start()?;
     let clock = Clock::start();
@@ -63,7 +73,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let problems = service.problems();
     let names = ca::server_names(&[address.ip()], &args.san);
     let auth = Arc::new(Auth::open(&args.data, names, api::ALPN.to_vec(), clock)?);
-    let limits = Limits { status_delay: args.status_delay.0, ..limits() };
+    let limits = Limits { status_delay: args.status_delay.0, home_region: args.region.clone(), ..limits() };
     let server =
         Server::start_with_plain(listener, plain, service.clone(), auth.clone(), limits, clock, true)?;
     let url = local_url(address);

@@ -7,7 +7,7 @@ use protocol::time::UnixMs;
 
 use super::streams::{may_command, not_found, stopped};
 use super::{Service, call_error, locked};
-use crate::catalog::{Change, StreamEntry, Traits};
+use crate::catalog::{AccountEntry, Change, StreamEntry, Traits};
 use crate::principal::Principal;
 use crate::shard::driver::ShardMap;
 pub use crate::shard::sequencer::{NewRecord, Placed};
@@ -73,6 +73,30 @@ impl Service {
         let (placed, arrival, done) = stream.put_records(name.key(), records).ok_or_else(busy)?;
         done.await.map_err(|_| stopped())?;
         Ok((placed, arrival))
+    }
+
+    /// What is kept about an account, such as `123456789012:eu-west-1`.
+    ///
+    /// # Errors
+    /// When the principal may not.
+    pub fn account(&self, principal: &Principal, account: &str) -> Result<AccountEntry, CallError> {
+        may_command(principal)?;
+        Ok(locked(&self.inner.catalog).state().accounts.get(account).cloned().unwrap_or_default())
+    }
+
+    /// Changes it, durably.
+    ///
+    /// # Errors
+    /// When the principal may not, or the store can't now.
+    pub async fn put_account(
+        &self,
+        principal: &Principal,
+        account: &str,
+        entry: AccountEntry,
+    ) -> Result<(), CallError> {
+        may_command(principal)?;
+        let _changing = self.inner.changing.lock().await;
+        self.commit_change(Change::PutAccount { account: account.to_owned(), entry }).await
     }
 
     /// Changes what is kept about a stream, durably.

@@ -3,7 +3,6 @@
 use protocol::kinesis::ApiError;
 use protocol::kinesis::arn::Arn;
 use protocol::kinesis::value::Value;
-use protocol::name::StreamName;
 use protocol::time::UnixMs;
 
 use super::marks::put_tags;
@@ -23,7 +22,7 @@ impl Call<'_> {
         entry: &ConsumerEntry,
         whole: bool,
     ) -> Value<'static> {
-        let stream = self.arn(found.name.as_str());
+        let stream = self.arn(found.name.local());
         let arn = Arn { consumer: Some((name.to_owned(), entry.created.0 / 1000)), ..stream.clone() };
         let young = u128::from(self.now.millis_since(entry.created)) < self.api.delay.as_millis();
         let status = if young { Status::Creating } else { Status::Active };
@@ -47,14 +46,14 @@ impl Call<'_> {
                 if traits.consumers.contains_key(&name) {
                     let message = format!(
                         "Consumer {name} of stream {} under account {account} already exists.",
-                        found.name
+                        found.name.local()
                     );
                     return Err(ApiError::new("ResourceInUseException", message));
                 }
                 if traits.consumers.len() >= CONSUMERS_MAX {
                     let message = format!(
                         "Stream {} under account {account} has {CONSUMERS_MAX} consumers.",
-                        found.name
+                        found.name.local()
                     );
                     return Err(ApiError::new("LimitExceededException", message));
                 }
@@ -79,7 +78,7 @@ impl Call<'_> {
             Some(text) => {
                 let arn = Arn::parse(text).ok_or_else(|| invalid(format!("{text} is no consumer ARN.")))?;
                 self.own(&arn)?;
-                let stream = StreamName::new(&arn.stream).map_err(|_| self.stream_not_found(&arn.stream))?;
+                let stream = self.within(&arn.stream)?;
                 let (name, created) =
                     arn.consumer.ok_or_else(|| invalid(format!("{text} is no consumer ARN.")))?;
                 (self.find_named(stream)?, name, Some(created))
@@ -103,7 +102,8 @@ impl Call<'_> {
                 "ResourceNotFoundException",
                 format!(
                     "Consumer {name} of stream {} under account {} not found.",
-                    found.name, self.caller.account
+                    found.name.local(),
+                    self.caller.account
                 ),
             )),
         }

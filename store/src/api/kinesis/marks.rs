@@ -97,7 +97,7 @@ impl Call<'_> {
         };
         let arn = Arn::parse(text).ok_or_else(missing)?;
         self.own(&arn)?;
-        let name = StreamName::new(&arn.stream).map_err(|_| missing())?;
+        let name = self.within(&arn.stream).map_err(|_| missing())?;
         let resource = Resource { found: self.find_named(name)?, arn };
         let mut traits = resource.found.sketch.traits.clone();
         if resource.found.status == Status::Deleting || resource.marks(&mut traits).is_none() {
@@ -222,10 +222,10 @@ impl Call<'_> {
             .await?;
         self.begin(&found.name, Status::Updating, None);
         Ok(Answer::Value(Value::map([
-            ("StreamName", found.name.as_str().into()),
+            ("StreamName", found.name.local().into()),
             ("CurrentShardLevelMetrics", metrics(&before)),
             ("DesiredShardLevelMetrics", metrics(&after)),
-            ("StreamARN", self.arn(found.name.as_str()).to_string().into()),
+            ("StreamARN", self.arn(found.name.local()).to_string().into()),
         ])))
     }
 
@@ -271,8 +271,8 @@ impl Call<'_> {
         let mib = self.body.int_of("WarmThroughputMiBps").map(|mib| mib as u64);
         self.set(&found.name, |traits| traits.warm_mib = mib).await?;
         Ok(Answer::Value(Value::map([
-            ("StreamARN", self.arn(found.name.as_str()).to_string().into()),
-            ("StreamName", found.name.as_str().into()),
+            ("StreamARN", self.arn(found.name.local()).to_string().into()),
+            ("StreamName", found.name.local().into()),
             ("WarmThroughput", warm(mib)),
         ])))
     }

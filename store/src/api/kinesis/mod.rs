@@ -8,6 +8,7 @@ use protocol::kinesis::value::Value;
 use protocol::name::StreamName;
 use protocol::stream::{CallError, CallErrorCode};
 use protocol::time::UnixMs;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -16,6 +17,7 @@ use crate::principal::Principal;
 use crate::service::Service;
 use crate::service::records::Sketch;
 
+mod accounts;
 mod consumers;
 pub(crate) mod http;
 mod marks;
@@ -34,7 +36,15 @@ pub(crate) struct Kinesis {
     service: Service,
     clock: Clock,
     delay: Duration,
+    home: Home,
     passing: Passing,
+}
+
+/// Whose streams have no account and region in their names: those of agents and of `kinesin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    pub(crate) account: String,
+    pub(crate) region: String,
 }
 
 /// Who signed a request.
@@ -56,7 +66,7 @@ type Result<T> = std::result::Result<T, ApiError>;
 
 /// One request.
 struct Call<'a> {
-    api: &'a Kinesis,
+    api: &'a Arc<Kinesis>,
     caller: &'a Caller,
     body: &'a Value<'a>,
     encoding: Encoding,
@@ -86,13 +96,13 @@ fn violates(value: &str, member: &str, constraint: &str) -> ApiError {
 }
 
 impl Kinesis {
-    pub(crate) fn new(service: Service, clock: Clock, delay: Duration) -> Kinesis {
-        Kinesis { service, clock, delay, passing: Passing::default() }
+    pub(crate) fn new(service: Service, clock: Clock, delay: Duration, home: Home) -> Kinesis {
+        Kinesis { service, clock, delay, home, passing: Passing::default() }
     }
 
     /// Does one operation, whose request was looked at.
     async fn call(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         caller: &Caller,
         body: &Value<'_>,
@@ -112,7 +122,7 @@ impl Kinesis {
             "DeleteResourcePolicy" => call.put_policy(false).await,
             "DeleteStream" => call.delete_stream().await,
             "DeregisterStreamConsumer" => call.deregister_consumer().await,
-            "DescribeAccountSettings" => call.account_settings(),
+            "DescribeAccountSettings" => call.describe_account_settings(),
             "DescribeLimits" => call.describe_limits(),
             "DescribeStream" => call.describe_stream(),
             "DescribeStreamConsumer" => call.describe_consumer(),
@@ -140,6 +150,7 @@ impl Kinesis {
             "SubscribeToShard" => call.subscribe_to_shard().await,
             "TagResource" => call.tag_resource().await,
             "UntagResource" => call.untag_resource().await,
+            "UpdateAccountSettings" => call.update_account_settings().await,
             "UpdateMaxRecordSize" => call.update_record_size().await,
             "UpdateShardCount" => call.update_shard_count().await,
             "UpdateStreamMode" => call.update_mode().await,
@@ -170,7 +181,8 @@ impl Call<'_> {
 
     fn not_active(&self, name: &StreamName, status: Status) -> ApiError {
         let (account, status) = (&self.caller.account, status.text());
-        let message = format!("Stream {name} under account {account} not ACTIVE, instead in state {status}");
+        let message =
+            format!("Stream {} under account {account} not ACTIVE, instead in state {status}", name.local());
         ApiError::new("ResourceInUseException", message)
     }
 
@@ -192,7 +204,7 @@ impl Call<'_> {
             }
         };
         let name = name.ok_or_else(|| invalid("Either StreamName or StreamARN must be provided."))?;
-        StreamName::new(&name).map_err(|_| self.stream_not_found(&name))
+        self.within(&name)
     }
 
     /// Whether something is in the caller's account and region.
@@ -208,7 +220,25 @@ impl Call<'_> {
         self.find_named(self.stream_name()?)
     }
 
+    /// A stream of the caller's account and region.
+    fn within(&self, text: &str) -> Result<StreamName> {
+        let Caller { account, region, .. } = self.caller;
+        let made = if (account, region) == (&self.api.home.account, &self.api.home.region) {
+            StreamName::new(text).ok().filter(|name| name.local() == text)
+        } else {
+            StreamName::within(account, region, text).ok()
+        };
+        made.ok_or_else(|| self.stream_not_found(text))
+    }
+
+    fn owns(&self, name: &StreamName) -> bool {
+        self.within(name.local()).is_ok_and(|mine| mine == *name)
+    }
+
     fn find_named(&self, name: StreamName) -> Result<Found> {
+        if !self.owns(&name) {
+            return Err(self.stream_not_found(name.local()));
+        }
         let status = self.api.passing.status(&name, self.api.clock.mono());
         if let Some((Status::Deleting, Some(sketch))) = status {
             return Ok(Found { name, sketch: *sketch, status: Status::Deleting });
@@ -216,7 +246,7 @@ impl Call<'_> {
         let status = status.map_or(Status::Active, |(status, _)| status);
         match self.api.service.sketch(&self.caller.principal, &name) {
             Ok(sketch) => Ok(Found { name, sketch, status }),
-            Err(CallError { code: CallErrorCode::NotFound, .. }) => Err(self.stream_not_found(name.as_str())),
+            Err(CallError { code: CallErrorCode::NotFound, .. }) => Err(self.stream_not_found(name.local())),
             Err(error) => Err(error.into()),
         }
     }
@@ -235,7 +265,7 @@ impl Call<'_> {
         let found = self.find()?;
         match found.status {
             Status::Active | Status::Updating => Ok(found),
-            _ => Err(self.stream_not_found(found.name.as_str())),
+            _ => Err(self.stream_not_found(found.name.local())),
         }
     }
 

@@ -1,12 +1,15 @@
-//! What passes: statuses that streams have for a moment, and how much readers have read lately. Pure but for its locks.
+//! What passes: statuses that streams have for a moment, how much readers have read lately, and who is subscribed. It
+//! is in memory only, and reads no clock.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use protocol::bucket::TokenBucket;
 use protocol::name::{StreamKey, StreamName};
 use protocol::sequence::ShardId;
 use protocol::time::Mono;
+use tokio::sync::watch;
 
 use crate::service::records::Sketch;
 
@@ -51,8 +54,33 @@ struct Reads {
     bytes: TokenBucket,
 }
 
+/// A subscription younger than this keeps others away; an older one gives way.
+pub(super) const TAKE_OVER: Duration = Duration::from_secs(5);
+
+/// A shard, and the consumer that it is read for.
+type Place = (StreamKey, String, ShardId);
+
+#[derive(Debug)]
+struct Subscriber {
+    since: Mono,
+    /// Whoever holds the other end is the subscriber.
+    turn: watch::Sender<bool>,
+}
+
+/// The right to one place, until it is taken over or dropped.
+#[derive(Debug)]
+pub(super) struct Turn(watch::Receiver<bool>);
+
+impl Turn {
+    pub(super) async fn taken_over(mut self) {
+        // The sender is gone with its entry, which another one has replaced.
+        let _ = self.0.wait_for(|taken| *taken).await;
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Passing {
+    subscribers: Mutex<BTreeMap<Place, Subscriber>>,
     phases: Mutex<BTreeMap<StreamName, Phase>>,
     reads: Mutex<BTreeMap<(StreamKey, ShardId), Reads>>,
 }
@@ -86,6 +114,21 @@ impl Passing {
             phase.sketch.as_ref().map(|sketch| (name.clone(), (**sketch).clone()))
         });
         gone.collect()
+    }
+
+    /// The turn of a new subscriber; `None` while another one is new. Its predecessor hears that it is over.
+    pub(super) fn subscribe(&self, place: Place, now: Mono) -> Option<Turn> {
+        let mut subscribers = locked(&self.subscribers);
+        subscribers.retain(|_, subscriber| subscriber.turn.receiver_count() > 0);
+        if let Some(before) = subscribers.get(&place) {
+            if now.since(before.since) < TAKE_OVER {
+                return None;
+            }
+            let _ = before.turn.send(true);
+        }
+        let (turn, mine) = watch::channel(false);
+        subscribers.insert(place, Subscriber { since: now, turn });
+        Some(Turn(mine))
     }
 
     /// Whether a shard may be read now; if so, it counts as a read.
@@ -126,6 +169,22 @@ mod tests {
         passing.was_read(key, shard, 10 << 20, at(1000));
         assert!(!passing.may_read(key, shard, at(4900)) && passing.may_read(key, shard, at(6000)));
         assert!(passing.may_read(key, ShardId(1), at(1000)), "another shard is another matter");
+    }
+
+    #[tokio::test]
+    async fn a_new_subscription_keeps_others_away_and_an_older_one_gives_way() {
+        let passing = Passing::default();
+        let place = || (StreamKey(1), "c".to_owned(), ShardId(0));
+        let first = passing.subscribe(place(), Mono::from_millis(0)).unwrap();
+        assert!(passing.subscribe(place(), Mono::from_millis(4999)).is_none());
+        assert!(
+            passing.subscribe((StreamKey(1), "d".to_owned(), ShardId(0)), Mono::from_millis(0)).is_some()
+        );
+        let second = passing.subscribe(place(), Mono::from_millis(5000)).unwrap();
+        first.taken_over().await;
+        // One that has ended keeps nobody away.
+        drop(second);
+        assert!(passing.subscribe(place(), Mono::from_millis(5001)).is_some());
     }
 
     #[test]

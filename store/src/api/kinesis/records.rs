@@ -70,6 +70,7 @@ impl Call<'_> {
     }
 
     fn throttled(&self, stream: &StreamName, shard: ShardId) -> String {
+        let stream = stream.local();
         format!("Rate exceeded for shard {shard} in stream {stream} under account {}.", self.caller.account)
     }
 
@@ -83,7 +84,8 @@ impl Call<'_> {
                 return Err(invalid(format!(
                     "ExclusiveMinimumSequenceNumber {text} used in PutRecord on stream {} under account {} is \
                      invalid.",
-                    found.name, self.caller.account
+                    found.name.local(),
+                    self.caller.account
                 )));
             }
         }
@@ -158,14 +160,15 @@ impl Call<'_> {
         let text = self.body.str_of("ShardId").unwrap_or_default();
         let id = shard_id(text).ok_or_else(|| {
             let account = &self.caller.account;
-            let message = format!("Could not find shard {text} in stream {name} under account {account}.");
+            let message =
+                format!("Could not find shard {text} in stream {} under account {account}.", name.local());
             ApiError::new("ResourceNotFoundException", message)
         })?;
         let found = self.find_usable().map_err(|error| match error.kind {
-            "ResourceNotFoundException" => self.shard_missing(name.as_str(), id),
+            "ResourceNotFoundException" => self.shard_missing(name.local(), id),
             _ => error,
         })?;
-        let shard = found.sketch.shards.1.get(&id).ok_or_else(|| self.shard_missing(name.as_str(), id))?;
+        let shard = found.sketch.shards.1.get(&id).ok_or_else(|| self.shard_missing(name.local(), id))?;
         let kind = self.body.str_of("ShardIteratorType").unwrap_or_default();
         let sequence = self.body.str_of("StartingSequenceNumber");
         let start = self.start(&found, id, shard, kind, sequence, self.body.time_of("Timestamp")).await?;
@@ -235,7 +238,8 @@ impl Call<'_> {
             format!(
                 "StartingSequenceNumber {text} used in GetShardIterator on shard {id} in stream {} under account {} \
                  is invalid",
-                found.name, self.caller.account
+                found.name.local(),
+                self.caller.account
             )
         };
         let number = Number::parse(text).ok_or_else(|| invalid(format!("{}.", about())))?;
@@ -274,8 +278,9 @@ impl Call<'_> {
         if self.body.get("StreamARN").is_some() && self.stream_name()?.as_str() != iterator.stream {
             return Err(invalid("Invalid ShardIterator. It is of another stream than StreamARN."));
         }
-        let missing = || self.shard_missing(&iterator.stream, iterator.shard);
-        let name = StreamName::new(&iterator.stream).map_err(|_| missing())?;
+        let name = StreamName::new(&iterator.stream).map_err(|_| invalid("Invalid ShardIterator."))?;
+        let local = name.local().to_owned();
+        let missing = || self.shard_missing(&local, iterator.shard);
         let found = self.find_named(name).map_err(|_| missing())?;
         let shard = found.sketch.shards.1.get(&iterator.shard).ok_or_else(missing)?;
         if found.sketch.created != iterator.stream_created || found.status == super::Status::Deleting {

@@ -94,7 +94,7 @@ impl Call<'_> {
 
     /// A shard that can be split or merged.
     fn eligible(&self, found: &Found, text: &str) -> Result<ShardId> {
-        let (name, account) = (&found.name, &self.caller.account);
+        let (name, account) = (found.name.local(), &self.caller.account);
         let missing = |shown: &str| {
             let message = format!("Could not find shard {shown} in stream {name} under account {account}.");
             ApiError::new("ResourceNotFoundException", message)
@@ -122,7 +122,7 @@ impl Call<'_> {
                 "NewStartingHashKey {text} used in SplitShard() on shard {id} in stream {} under account {} is not \
                  both greater than one plus the shard's StartingHashKey {} and less than the shard's EndingHashKey \
                  {}.",
-                found.name, self.caller.account, range.start, range.end
+                found.name.local(), self.caller.account, range.start, range.end
             ))
         })?;
         self.must_be_active(&found)?;
@@ -149,7 +149,8 @@ impl Call<'_> {
             return Err(invalid(format!(
                 "Shards {one} and {other} in stream {} under account {} are not an adjacent pair of shards eligible \
                  for merging",
-                found.name, self.caller.account
+                found.name.local(),
+                self.caller.account
             )));
         }
         self.must_be_active(&found)?;
@@ -179,10 +180,10 @@ impl Call<'_> {
         self.scale(&found.name, target as u32).await?;
         self.begin(&found.name, Status::Updating, None);
         Ok(Answer::Value(Value::map([
-            ("StreamName", found.name.as_str().into()),
+            ("StreamName", found.name.local().into()),
             ("CurrentShardCount", now.into()),
             ("TargetShardCount", target.into()),
-            ("StreamARN", self.arn(found.name.as_str()).to_string().into()),
+            ("StreamARN", self.arn(found.name.local()).to_string().into()),
         ])))
     }
 

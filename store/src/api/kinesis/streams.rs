@@ -27,12 +27,12 @@ const ON_DEMAND_MIB: u64 = 4;
 impl Call<'_> {
     pub(super) async fn create_stream(&self) -> Result<Answer> {
         let text = self.body.str_of("StreamName").unwrap_or_default();
-        let name = StreamName::new(text).map_err(|e| invalid(e.to_string()))?;
+        let name = self.within(text)?;
         let on_demand = self.mode() == Some("ON_DEMAND");
         let asked = self.body.int_of("ShardCount").filter(|_| !on_demand);
         let shards = asked.map_or(SHARDS_DEFAULT, |count| u32::try_from(count).unwrap_or(u32::MAX));
         let taken = || {
-            let message = format!("Stream {name} under account {} already exists.", self.caller.account);
+            let message = format!("Stream {text} under account {} already exists.", self.caller.account);
             ApiError::new("ResourceInUseException", message)
         };
         if self.api.passing.status(&name, self.api.clock.mono()).is_some() {
@@ -89,9 +89,13 @@ impl Call<'_> {
 
     fn all(&self) -> Result<Vec<Found>> {
         let names = self.api.service.stream_names(&self.caller.principal)?;
-        let mut all: Vec<Found> = names.into_iter().filter_map(|name| self.find_named(name).ok()).collect();
+        let mut all: Vec<Found> = names
+            .into_iter()
+            .filter(|name| self.owns(name))
+            .filter_map(|name| self.find_named(name).ok())
+            .collect();
         for (name, sketch) in self.api.passing.deleting(self.api.clock.mono()) {
-            if !all.iter().any(|found| found.name == name) {
+            if self.owns(&name) && !all.iter().any(|found| found.name == name) {
                 all.push(Found { name, sketch, status: Status::Deleting });
             }
         }
@@ -113,13 +117,14 @@ impl Call<'_> {
             let message = format!(
                 "Stream {} under account {} has registered consumers; set EnforceConsumerDeletion to true, or \
                  deregister them first.",
-                found.name, self.caller.account
+                found.name.local(),
+                self.caller.account
             );
             return Err(ApiError::new("ResourceInUseException", message));
         }
         match self.api.service.delete_stream(&self.caller.principal, &found.name).await {
             Err(CallError { code: CallErrorCode::NotFound, .. }) => {
-                return Err(self.stream_not_found(found.name.as_str()));
+                return Err(self.stream_not_found(found.name.local()));
             }
             done => done?,
         }
@@ -190,21 +195,21 @@ impl Call<'_> {
             Some(token) => Some(self.read_token::<1>(token)?[0].clone()),
         };
         let rest = self.all()?;
-        let behind = |found: &Found| after.as_deref().is_none_or(|after| found.name.as_str() > after);
+        let behind = |found: &Found| after.as_deref().is_none_or(|after| found.name.local() > after);
         let rest: Vec<Found> = rest.into_iter().filter(behind).collect();
         let (shown, more) = (&rest[..rest.len().min(limit)], rest.len() > limit);
-        let last = shown.last().filter(|_| more).map(|found| self.token(&[found.name.as_str()]));
+        let last = shown.last().filter(|_| more).map(|found| self.token(&[found.name.local()]));
         let summaries = shown.iter().map(|found| {
             Value::map([
-                ("StreamName", found.name.as_str().into()),
-                ("StreamARN", self.arn(found.name.as_str()).to_string().into()),
+                ("StreamName", found.name.local().into()),
+                ("StreamARN", self.arn(found.name.local()).to_string().into()),
                 ("StreamStatus", found.status.text().into()),
                 ("StreamModeDetails", mode_details(&found.sketch)),
                 ("StreamCreationTimestamp", UnixMs(found.sketch.created.0 / 1000 * 1000).into()),
             ])
         });
         Ok(Answer::Value(Value::map([
-            ("StreamNames", Value::List(shown.iter().map(|found| found.name.as_str().into()).collect())),
+            ("StreamNames", Value::List(shown.iter().map(|found| found.name.local().into()).collect())),
             ("HasMoreStreams", more.into()),
             ("NextToken", last.into()),
             ("StreamSummaries", Value::List(summaries.collect())),
@@ -220,11 +225,6 @@ impl Call<'_> {
             ("OnDemandStreamCount", on_demand.into()),
             ("OnDemandStreamCountLimit", ON_DEMAND_MAX.into()),
         ])))
-    }
-
-    pub(super) fn account_settings(&self) -> Result<Answer> {
-        let off = Value::map([("Status", "DISABLED".into())]);
-        Ok(Answer::Value(Value::map([("MinimumThroughputBillingCommitment", off)])))
     }
 
     pub(super) async fn change_retention(&self, longer: bool) -> Result<Answer> {
@@ -248,7 +248,7 @@ impl Call<'_> {
             return Err(invalid(format!(
                 "Requested retention period ({hours} hours) for stream {} can not be {} than existing retention \
                  period ({now} hours). Use {}RetentionPeriod API.",
-                found.name,
+                found.name.local(),
                 if than == "longer" { "shorter" } else { "longer" },
                 if kind == "Increase" { "Decrease" } else { "Increase" },
             )));

@@ -1,8 +1,10 @@
 //! SubscribeToShard: records as they come, as events of one long answer, for five minutes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use protocol::bucket::TokenBucket;
 use protocol::kinesis::event::{put_event, put_exception};
 use protocol::kinesis::number::Number;
 use protocol::kinesis::value::Value;
@@ -11,6 +13,7 @@ use protocol::sequence::{SequenceNumber, ShardId};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::passing::TAKE_OVER;
 use super::records::children;
 use super::streams::shard_id;
 use super::{Answer, Call, Caller, Found, Kinesis, Result};
@@ -20,6 +23,8 @@ use crate::api::kinesis::http::Encoding;
 const LIFE: Duration = Duration::from_secs(300);
 /// An event comes at least this often.
 const QUIET_MS: u64 = 5000;
+/// Bytes of a shard for one consumer in a second.
+const BYTES_PER_SECOND: u64 = 2 << 20;
 /// Records and bytes of one event.
 const EVENT_MAX: (usize, usize) = (10_000, 1 << 20);
 /// Events that wait for a client that does not read.
@@ -30,7 +35,7 @@ impl Call<'_> {
         let (found, name, _) = self.consumer()?;
         let text = self.body.str_of("ShardId").unwrap_or_default();
         let id = shard_id(text).filter(|id| found.sketch.shards.1.contains_key(id)).ok_or_else(|| {
-            let (stream, account) = (&found.name, &self.caller.account);
+            let (stream, account) = (found.name.local(), &self.caller.account);
             let message = format!("Could not find shard {text} in stream {stream} under account {account}.");
             ApiError::new("ResourceNotFoundException", message)
         })?;
@@ -39,15 +44,26 @@ impl Call<'_> {
         let kind = position.str_of("Type").unwrap_or_default();
         let (sequence, time) = (position.str_of("SequenceNumber"), position.time_of("Timestamp"));
         let from = self.start(&found, id, shard, kind, sequence, time).await?;
+        let place = (found.name.key(), name.clone(), id);
+        let now = self.api.clock.mono();
+        let turn = self.api.passing.subscribe(place, now).ok_or_else(|| {
+            let account = &self.caller.account;
+            let stream = found.name.local();
+            ApiError::new(
+                "ResourceInUseException",
+                format!(
+                    "Another active subscription exists for this consumer: Consumer {name} of stream {stream} under \
+                     account {account}, shard {id}; it can be taken over after {} s.",
+                    TAKE_OVER.as_secs()
+                ),
+            )
+        })?;
         let (events, parts) = mpsc::channel(WAITING_MAX);
-        let api = Kinesis {
-            service: self.api.service.clone(),
-            clock: self.api.clock,
-            delay: self.api.delay,
-            passing: super::Passing::default(),
-        };
+        let bucket =
+            found.sketch.config.shard_rate.map(|_| TokenBucket::new(BYTES_PER_SECOND, BYTES_PER_SECOND, now));
         let subscription = Subscription {
-            api,
+            api: self.api.clone(),
+            bucket,
             caller: self.caller.clone(),
             encoding: self.encoding,
             consumer: name,
@@ -56,15 +72,22 @@ impl Call<'_> {
             events,
         };
         tokio::spawn(async move {
-            // Whoever hears it is gone by then, or reconnects.
-            let _ = timeout(LIFE, Box::pin(subscription.run(from))).await;
+            let ended = subscription.events.clone();
+            tokio::select! {
+                // Whoever hears it reconnects.
+                _ = timeout(LIFE, Box::pin(subscription.run(from))) => {}
+                () = ended.closed() => {}
+                () = turn.taken_over() => {}
+            }
         });
         Ok(Answer::Events(parts))
     }
 }
 
 struct Subscription {
-    api: Kinesis,
+    api: Arc<Kinesis>,
+    /// Bytes that it may have now; `None` without a rate.
+    bucket: Option<TokenBucket>,
     caller: Caller,
     encoding: Encoding,
     consumer: String,
@@ -105,8 +128,19 @@ impl Subscription {
         }
     }
 
+    /// What was read too much, keeps the next event waiting.
+    async fn wait_for_turn(&mut self) {
+        if let Some(bucket) = &mut self.bucket {
+            let wait = bucket.wait_for(1, self.api.clock.mono());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
     /// The next event, and whether it is the last.
     async fn next(&mut self, from: &mut SequenceNumber) -> Result<(Value<'static>, bool)> {
+        self.wait_for_turn().await;
         let body = Value::empty();
         let call = Call {
             api: &self.api,
@@ -119,13 +153,17 @@ impl Subscription {
         let found = call.find_named(self.found.name.clone())?;
         let same = found.sketch.created == self.found.sketch.created;
         if !same || !found.sketch.traits.consumers.contains_key(&self.consumer) {
-            let message = format!("Consumer {} of stream {} is gone.", self.consumer, self.found.name);
+            let message =
+                format!("Consumer {} of stream {} is gone.", self.consumer, self.found.name.local());
             return Err(ApiError::new("ResourceNotFoundException", message));
         }
         let gone = || ApiError::new("ResourceNotFoundException", format!("{} is gone.", self.id));
         let shard = found.sketch.shards.1.get(&self.id).ok_or_else(gone)?;
         let read = call.read(&found, self.id, shard, *from, EVENT_MAX, QUIET_MS).await?;
         *from = read.next;
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(read.bytes as u64, self.api.clock.mono());
+        }
         // The place before the next record: going on after it misses nothing and repeats nothing.
         let reached = Number { place: read.next.0, ..Number::starting(shard.created, self.id) };
         let reached = Number { arrival_s: call.now.0 / 1000, ..reached };
