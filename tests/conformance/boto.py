@@ -418,7 +418,8 @@ def accounts_and_regions_see_their_own_streams_only():
         theirs.create_stream(StreamName="shared", ShardCount=2)
         time.sleep(0.3)
         described = theirs.describe_stream(StreamName="shared")["StreamDescription"]
-        assert (described["StreamARN"], described["StreamName"], len(described["Shards"])) == (arn, "shared", 2)
+        told = (described["StreamARN"], described["StreamName"], len(described["Shards"]))
+        assert told == (arn, "shared", 2), told
         theirs.put_record(StreamARN=arn, Data=b"theirs", PartitionKey="a")
         assert [s["StreamARN"] for s in theirs.list_streams()["StreamSummaries"]] == [arn]
         refused("ResourceNotFoundException", k.describe_stream, StreamARN=arn)

@@ -173,8 +173,8 @@ impl Call<'_> {
         let Found { name, sketch, status } = found;
         let key = sketch.traits.encryption_key.clone();
         Value::map([
-            ("StreamName", name.as_str().into()),
-            ("StreamARN", self.arn(name.as_str()).to_string().into()),
+            ("StreamName", name.local().into()),
+            ("StreamARN", self.arn(name.local()).to_string().into()),
             ("StreamStatus", status.text().into()),
             ("StreamModeDetails", mode_details(sketch)),
             ("RetentionPeriodHours", (sketch.config.retention_ms / HOUR_MS).into()),
