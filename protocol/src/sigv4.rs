@@ -24,7 +24,7 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// As it was sent, without `?`.
     pub query: &'a str,
-    /// Names in lower case; `host` among them.
+    /// Names in lower case; `host` among them, and over HTTP/2 `:authority`, which some clients sign in its place.
     pub headers: &'a [(&'a str, &'a str)],
     /// The body.
     pub body: &'a [u8],
@@ -218,7 +218,7 @@ impl Claim {
             return Err(invalid(format!("Credential should be scoped to correct service: '{service}'. ")));
         }
         let signed: Vec<&str> = self.signed_headers.split(';').collect();
-        if !signed.contains(&"host") {
+        if !signed.contains(&"host") && !signed.contains(&":authority") {
             return Err(invalid("'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization."));
         }
         let mac = hmac(&self.key(secret), self.string_to_sign(request).as_bytes());

@@ -371,6 +371,37 @@ def consumers_are_registered_and_subscribe():
 
 
 @case
+def a_large_answer_has_all_that_fits_and_goes_on_where_it_ended():
+    make("large", MaxRecordSizeInKiB=10240)
+    wait_active("large")
+    sent = []
+    for n, size in enumerate([900_000] * 14 + [10] * 300):
+        record = bytes([n % 256]) * size
+        while True:
+            try:
+                k.put_record(StreamName="large", Data=record, PartitionKey="a")
+                break
+            except k.exceptions.ProvisionedThroughputExceededException:
+                time.sleep(0.1)
+        sent.append(record)
+    iterator = k.get_shard_iterator(StreamName="large", ShardId="0", ShardIteratorType="TRIM_HORIZON")["ShardIterator"]
+    first = k.get_records(ShardIterator=iterator)
+    size = sum(len(r["Data"]) + 1 for r in first["Records"])
+    # As many as 10 MiB have room for, and told that there are more.
+    assert len(first["Records"]) == 11 and size <= 10 << 20 and first["MillisBehindLatest"] > 0, (len(first["Records"]), size)
+    refused("ProvisionedThroughputExceededException", k.get_records, ShardIterator=first["NextShardIterator"])
+    time.sleep(5.2)
+    got, iterator = first["Records"], first["NextShardIterator"]
+    while len(got) < len(sent):
+        answer = k.get_records(ShardIterator=iterator)
+        got, iterator = got + answer["Records"], answer["NextShardIterator"]
+        time.sleep(0.21)
+    assert [r["Data"] for r in got] == sent
+    time.sleep(2)
+    assert k.get_records(ShardIterator=iterator)["MillisBehindLatest"] == 0
+
+
+@case
 def a_second_subscription_waits_five_seconds_and_then_takes_over():
     arn = make("turns")
     consumer = k.register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]["ConsumerARN"]

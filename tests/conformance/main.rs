@@ -1,7 +1,7 @@
 //! Real clients of the Kinesis API against a real store: what each promises is in the script beside this file.
 //!
-//! Needs Python with `tests/requirements.txt` in `.venv`, which `tests/all` installs; otherwise it says that it was
-//! skipped.
+//! Needs Python with `tests/requirements.txt` in `.venv` and Node with the packages of `node/package.json`, which
+//! `tests/all` installs; otherwise it says that it was skipped.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,10 +9,12 @@ use std::process::Command;
 
 use tests::harness::process::{StoreProcess, binaries_are_there, free_port};
 
-fn run(name: &str, home: &Path, arguments: &[&str], plain: u16, store: &StoreProcess) {
+fn run(program: &str, home: &Path, arguments: &[&str], plain: u16, store: &StoreProcess) {
     let data = home.join("data");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let output = Command::new(root.join(".venv/bin").join(name))
+    let installed = root.join(".venv/bin").join(program);
+    let name = if installed.exists() { installed } else { program.into() };
+    let output = Command::new(&name)
         .args(arguments)
         .current_dir(root.join("tests/conformance"))
         .env("KINESIN_DATA", &data)
@@ -20,12 +22,13 @@ fn run(name: &str, home: &Path, arguments: &[&str], plain: u16, store: &StorePro
         .env("KINESIN_PLAIN", format!("http://127.0.0.1:{plain}"))
         .env("AWS_SHARED_CREDENTIALS_FILE", data.join("admin.credentials"))
         .env("AWS_CA_BUNDLE", data.join("ca.pem"))
+        .env("NODE_EXTRA_CA_CERTS", data.join("ca.pem"))
         .env("AWS_REGION", "local-1")
         .output()
         .expect("the client starts");
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
-    assert!(output.status.success(), "{name}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program}: {text}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn skipped() -> bool {
@@ -37,7 +40,7 @@ fn skipped() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn boto3_and_the_command_line_client_get_the_answers_they_know() {
+async fn the_clients_of_the_service_get_the_answers_they_know() {
     if skipped() {
         return;
     }
@@ -56,4 +59,6 @@ async fn boto3_and_the_command_line_client_get_the_answers_they_know() {
     store.up().await.expect("the store again");
     run("python", home.path(), &["boto.py"], plain, &store);
     run("python", home.path(), &["model.py"], plain, &store);
+    run("python", home.path(), &["cbor.py"], plain, &store);
+    run("node", home.path(), &["node/kinesis.mjs"], plain, &store);
 }

@@ -17,7 +17,8 @@ use crate::bench::Figures;
 use crate::clock;
 use crate::harness::process::{Process, StoreProcess, free_port};
 
-const REGION: &str = "local-1";
+/// One that the peers know.
+const REGION: &str = "us-east-1";
 /// Different requests of one connection; they are sent in turn.
 const REQUESTS: u64 = 16;
 const STREAM: &str = "bench";
@@ -92,10 +93,9 @@ impl Connection {
     fn send(&mut self, request: &[u8]) -> io::Result<&[u8]> {
         self.stream.write_all(request)?;
         let (status, length) = self.head()?;
-        let there = self.body.len();
-        self.body.resize(length, 0);
-        if there < length {
-            self.stream.read_exact(&mut self.body[there..])?;
+        match length {
+            Some(length) => self.fill(length)?,
+            None => self.chunks()?,
         }
         if status == 200 {
             return Ok(&self.body);
@@ -104,7 +104,7 @@ impl Connection {
     }
 
     /// Reads the head of an answer; what comes of the body with it is in `self.body`.
-    fn head(&mut self) -> io::Result<(u16, usize)> {
+    fn head(&mut self) -> io::Result<(u16, Option<usize>)> {
         let mut head = Vec::new();
         let mut part = vec![0; 64 << 10];
         let end = loop {
@@ -121,7 +121,51 @@ impl Connection {
         let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-        Ok((status, length.ok_or_else(|| io::Error::other("an answer without content-length"))?))
+        let chunked = text.contains("transfer-encoding: chunked");
+        if length.is_none() && !chunked {
+            return Err(io::Error::other("an answer of no known length"));
+        }
+        Ok((status, length))
+    }
+
+    /// Reads until `self.body` has so many bytes.
+    fn fill(&mut self, length: usize) -> io::Result<()> {
+        let there = self.body.len();
+        if there < length {
+            self.body.resize(length, 0);
+            self.stream.read_exact(&mut self.body[there..])?;
+        }
+        Ok(())
+    }
+
+    /// Reads a chunked body (RFC 9112, 7.1), and leaves its content in `self.body`.
+    fn chunks(&mut self) -> io::Result<()> {
+        let (mut at, mut end) = (0, 0);
+        loop {
+            let line = loop {
+                if let Some(length) = find(&self.body[at..], b"\r\n") {
+                    break length;
+                }
+                let there = self.body.len();
+                self.body.resize(there + (64 << 10), 0);
+                let got = self.stream.read(&mut self.body[there..])?;
+                self.body.truncate(there + got);
+                if got == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            };
+            let text = std::str::from_utf8(&self.body[at..at + line]).map_err(io::Error::other)?;
+            let length = usize::from_str_radix(text, 16).map_err(io::Error::other)?;
+            at += line + 2;
+            self.fill(at + length + 2)?;
+            if length == 0 {
+                self.body.truncate(end);
+                return Ok(());
+            }
+            self.body.copy_within(at..at + length, end);
+            end += length;
+            at += length + 2;
+        }
     }
 
     fn call(&mut self, operation: &str, body: &Value) -> io::Result<Value> {
@@ -163,7 +207,8 @@ pub async fn ours(plan: &Plan) -> io::Result<Figures> {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let store = StoreProcess::start(&dir, &["--insecure-http", &address.to_string()]).await?;
     let shards = plan.shards.to_string();
-    store.command(&["stream", "create", STREAM, "--shards", &shards, "--rate", "off"])?;
+    let name = format!("000000000000:{REGION}:{STREAM}");
+    store.command(&["stream", "create", &name, "--shards", &shards, "--rate", "off"])?;
     let credentials = std::fs::read_to_string(store.data.join("admin.credentials"))?;
     let value = |name: &str| {
         let line =

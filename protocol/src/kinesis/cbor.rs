@@ -16,7 +16,12 @@ pub struct CborError {
     pub why: &'static str,
 }
 
-const BREAK: u8 = 0xff;
+/// A list whose end is where [`BREAK`] is.
+pub const OPEN_LIST: u8 = 0x9f;
+/// A map whose end is where [`BREAK`] is.
+pub const OPEN_MAP: u8 = 0xbf;
+/// The end of one of these.
+pub const BREAK: u8 = 0xff;
 /// A length that is not stated.
 const OPEN: u8 = 31;
 
@@ -230,12 +235,12 @@ pub fn write(value: &Value<'_>, out: &mut Vec<u8>) {
             put_head(0, time.0, out);
         }
         Value::List(items) => {
-            out.push(0x9f);
+            out.push(OPEN_LIST);
             items.iter().for_each(|item| write(item, out));
             out.push(BREAK);
         }
         Value::Map(members) => {
-            out.push(0xbf);
+            out.push(OPEN_MAP);
             for (name, member) in members {
                 put_text(name, out);
                 write(member, out);

@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 on one connection, and what stands around every request of the API: where it is looked at in
 //! which order, ids, CORS, sizes. Never: what an operation does.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -150,11 +151,53 @@ impl Encoding {
 
     pub(super) fn bytes(self, value: &Value<'_>) -> Vec<u8> {
         let mut out = Vec::new();
-        match self {
-            Encoding::Json => json::write(value, &mut out),
-            Encoding::Cbor => cbor::write(value, &mut out),
-        }
+        self.write(value, &mut out);
         out
+    }
+
+    fn write(self, value: &Value<'_>, out: &mut Vec<u8>) {
+        match self {
+            Encoding::Json => json::write(value, out),
+            Encoding::Cbor => cbor::write(value, out),
+        }
+    }
+
+    /// The beginning of a structure whose first member is a list, up to its first item.
+    pub(super) fn list_head(self, name: &str) -> Vec<u8> {
+        let (open, list): (&[u8], &[u8]) = match self {
+            Encoding::Json => (b"{", b":["),
+            Encoding::Cbor => (&[cbor::OPEN_MAP], &[cbor::OPEN_LIST]),
+        };
+        let mut out = open.to_vec();
+        self.write(&Value::text(name), &mut out);
+        out.extend_from_slice(list);
+        out
+    }
+
+    /// Items; `begun` where there are some before them.
+    pub(super) fn list_items(self, items: &[Value<'_>], begun: bool, out: &mut Vec<u8>) {
+        for (place, item) in items.iter().enumerate() {
+            if self == Encoding::Json && (begun || place > 0) {
+                out.push(b',');
+            }
+            self.write(item, out);
+        }
+    }
+
+    /// The end of the list, the other members, and the end of the structure.
+    pub(super) fn list_tail(self, members: &[(Cow<'static, str>, Value<'static>)], out: &mut Vec<u8>) {
+        out.push(if self == Encoding::Json { b']' } else { cbor::BREAK });
+        for (name, value) in members {
+            if self == Encoding::Json {
+                out.push(b',');
+            }
+            self.write(&Value::text(name.as_ref()), out);
+            if self == Encoding::Json {
+                out.push(b':');
+            }
+            self.write(value, out);
+        }
+        out.push(if self == Encoding::Json { b'}' } else { cbor::BREAK });
     }
 }
 
@@ -165,6 +208,12 @@ fn whole(status: u16, content_type: Option<&'static str>, body: Vec<u8>) -> Resp
     if let Some(kind) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     }
+    response
+}
+
+fn coming(parts: mpsc::Receiver<Bytes>, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::Coming(parts));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -311,12 +360,8 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
     match answer {
         Ok(Answer::Nothing) => whole(200, Some(encoding.content_type()), Vec::new()),
         Ok(Answer::Value(value)) => whole(200, Some(encoding.content_type()), encoding.bytes(&value)),
-        Ok(Answer::Events(parts)) => {
-            let mut response = Response::new(Body::Coming(parts));
-            let kind = HeaderValue::from_static("application/vnd.amazon.eventstream");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
+        Ok(Answer::Events(parts)) => coming(parts, "application/vnd.amazon.eventstream"),
+        Ok(Answer::Pieces(parts)) => coming(parts, encoding.content_type()),
         Err(error) => failed(encoding, error),
     }
 }
@@ -332,9 +377,12 @@ fn authenticate(
         .iter()
         .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)))
         .collect();
-    // HTTP/2 says it in `:authority`.
-    if let (false, Some(authority)) = (parts.headers.contains_key(header::HOST), parts.uri.authority()) {
-        headers.push(("host", authority.as_str()));
+    // HTTP/2 says it in `:authority`, and clients sign it under either name.
+    if let Some(authority) = parts.uri.authority() {
+        headers.push((":authority", authority.as_str()));
+        if !parts.headers.contains_key(header::HOST) {
+            headers.push(("host", authority.as_str()));
+        }
     }
     let request = sigv4::Request {
         method: parts.method.as_str(),

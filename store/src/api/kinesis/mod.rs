@@ -60,6 +60,8 @@ pub(super) enum Answer {
     Nothing,
     Value(Value<'static>),
     Events(mpsc::Receiver<bytes::Bytes>),
+    /// A value whose end is not made yet.
+    Pieces(mpsc::Receiver<bytes::Bytes>),
 }
 
 type Result<T> = std::result::Result<T, ApiError>;

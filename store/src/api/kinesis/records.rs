@@ -1,5 +1,8 @@
 //! Operations on records: putting them in, and getting them out by iterators.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use protocol::batch::{Batch, check_partition_key};
 use protocol::frame::{Frame, HEADER_BYTES};
 use protocol::hash::HashKey;
@@ -12,6 +15,7 @@ use protocol::name::StreamName;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::StartingPosition;
 use protocol::time::UnixMs;
+use tokio::sync::mpsc;
 
 use super::streams::{hash_range, shard_id};
 use super::{Answer, Call, Found, Result, invalid, violates};
@@ -20,6 +24,10 @@ use crate::shard::state::Shard;
 
 /// Data and keys of one request, and data of one answer.
 pub(super) const BYTES_MAX: usize = 10 << 20;
+/// Data of a part of a large answer; a record may be larger.
+const PIECE_BYTES: usize = 256 << 10;
+/// Parts that wait for a client that reads slowly.
+const PIECES_WAITING_MAX: usize = 1;
 const RECORDS_MAX: i64 = 10_000;
 const THROTTLED: &str = "ProvisionedThroughputExceededException";
 
@@ -31,6 +39,8 @@ pub(super) struct Records {
     pub(super) behind_ms: u64,
     pub(super) at_end: bool,
     pub(super) bytes: usize,
+    /// There is more, for which there was no room.
+    pub(super) full: bool,
 }
 
 impl Call<'_> {
@@ -291,16 +301,80 @@ impl Call<'_> {
             return Err(ApiError::new(THROTTLED, self.throttled(&found.name, iterator.shard)));
         }
         let limit = self.body.int_of("Limit").unwrap_or(RECORDS_MAX) as usize;
-        let read = self.read(&found, iterator.shard, shard, iterator.from, (limit, BYTES_MAX), 0).await?;
+        let read = self.read(&found, iterator.shard, shard, iterator.from, (limit, PIECE_BYTES), 0).await?;
         self.api.passing.was_read(key, iterator.shard, read.bytes as u64, now);
-        let next = (!read.at_end).then(|| self.iterator(&found, iterator.shard, read.next));
-        let children = if read.at_end { children(&found.sketch, iterator.shard) } else { Value::Null };
-        Ok(Answer::Value(Value::map([
-            ("Records", Value::List(read.values)),
+        let left = (limit - read.values.len(), BYTES_MAX.saturating_sub(read.bytes));
+        if read.full && left.0 > 0 {
+            return Ok(self.answer_in_pieces(found, iterator.shard, read, left));
+        }
+        let rest = self.behind_records(&found, iterator.shard, &read);
+        let records = [("Records".into(), Value::List(read.values))];
+        Ok(Answer::Value(Value::Map(records.into_iter().chain(rest).collect())))
+    }
+
+    /// What an answer says after its records.
+    fn behind_records(
+        &self,
+        found: &Found,
+        shard: ShardId,
+        read: &Records,
+    ) -> Vec<(Cow<'static, str>, Value<'static>)> {
+        let next = (!read.at_end).then(|| self.iterator(found, shard, read.next));
+        let children = if read.at_end { children(&found.sketch, shard) } else { Value::Null };
+        let Value::Map(members) = Value::map([
             ("NextShardIterator", next.into()),
             ("MillisBehindLatest", read.behind_ms.into()),
             ("ChildShards", children),
-        ])))
+        ]) else {
+            return Vec::new();
+        };
+        members
+    }
+
+    /// The rest of a large answer is read while its beginning is sent, so that it needs no more memory than a small one.
+    fn answer_in_pieces(&self, found: Found, id: ShardId, first: Records, left: (usize, usize)) -> Answer {
+        let (pieces, parts) = mpsc::channel(PIECES_WAITING_MAX);
+        let (api, caller, encoding, now) = (self.api.clone(), self.caller.clone(), self.encoding, self.now);
+        tokio::spawn(async move {
+            let body = Value::empty();
+            let call = Call { api: &api, caller: &caller, body: &body, encoding, now };
+            // Whoever does not read on has no use for the rest.
+            let _ = Box::pin(call.send_pieces(&found, id, first, left, &pieces)).await;
+        });
+        Answer::Pieces(parts)
+    }
+
+    async fn send_pieces(
+        &self,
+        found: &Found,
+        id: ShardId,
+        mut read: Records,
+        (mut records, mut bytes): (usize, usize),
+        pieces: &mpsc::Sender<Bytes>,
+    ) -> std::result::Result<(), mpsc::error::SendError<Bytes>> {
+        let mut out = self.encoding.list_head("Records");
+        let mut begun = false;
+        loop {
+            self.encoding.list_items(&std::mem::take(&mut read.values), begun, &mut out);
+            begun = true;
+            let Some(shard) = found.sketch.shards.1.get(&id) else { break };
+            if !read.full || records == 0 || bytes == 0 {
+                break;
+            }
+            pieces.send(std::mem::take(&mut out).into()).await?;
+            // What can't be read now, the next request finds where this one ended.
+            let most = (records, bytes.min(PIECE_BYTES));
+            let Ok(more) = self.read(found, id, shard, read.next, most, 0).await else { break };
+            self.api.passing.was_read(found.name.key(), id, more.bytes as u64, self.api.clock.mono());
+            (records, bytes) = (records - more.values.len(), bytes.saturating_sub(more.bytes));
+            // One that is larger than what is left would be the first of its piece.
+            if bytes == 0 && more.bytes > most.1 {
+                break;
+            }
+            read = more;
+        }
+        self.encoding.list_tail(&self.behind_records(found, id, &read), &mut out);
+        pieces.send(out.into()).await
     }
 
     /// Records from a place on: at most so many, and so many bytes; waits for the first.
@@ -317,7 +391,8 @@ impl Call<'_> {
         let mut batch = Batch::new();
         loop {
             let left = count_max - records.values.len();
-            let ask = (left * 2048).clamp(64 << 10, limit::READ_BYTES_MAX);
+            let room = bytes_max - records.bytes.min(bytes_max);
+            let ask = (left * 2048).min(room + room / 4).clamp(64 << 10, limit::READ_BYTES_MAX);
             let at = StartingPosition::At(records.next);
             let wait = if records.values.is_empty() { wait_ms } else { 0 };
             let read = self.api.service.read(&self.caller.principal, &found.name, id, at, ask, wait).await?;
@@ -339,6 +414,7 @@ impl Call<'_> {
             if full || empty || read.at_end || records.next >= read.tail || records.values.len() >= count_max
             {
                 records.at_end &= !full;
+                records.full = full;
                 return Ok(records);
             }
         }
