@@ -109,6 +109,7 @@ mod tests {
             map_version: 1,
             shards: (0..).zip(HashKeyRange::split_evenly(shards)).map(shard).collect(),
             stored_bytes: 0,
+            resharded: Vec::new(),
         }
     }
 

@@ -46,6 +46,9 @@ pub struct StreamConfig {
     pub record_bytes_max: u32,
     /// When an acknowledgement is given.
     pub fsync: Fsync,
+    /// Whose business the number of shards is.
+    #[serde(default, skip_serializing_if = "Scaling::is_provisioned")]
+    pub scaling: Scaling,
 }
 
 impl Default for StreamConfig {
@@ -56,6 +59,7 @@ impl Default for StreamConfig {
             shard_rate: Some(ShardRate::default()),
             record_bytes_max: crate::limit::RECORD_BYTES_MAX_DEFAULT as u32,
             fsync: Fsync::Always,
+            scaling: Scaling::Provisioned,
         }
     }
 }
@@ -68,6 +72,36 @@ pub enum Fsync {
     Always,
     /// After the operating system has it; `fdatasync` at least this often, in milliseconds.
     IntervalMs(u32),
+}
+
+/// Whose business the number of shards is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scaling {
+    /// The owner's.
+    #[default]
+    Provisioned,
+    /// The store's: twice the peak of the last thirty days, as Kinesis does it.
+    OnDemand,
+    /// The store's: as the load is now.
+    Immediate,
+}
+
+impl Scaling {
+    fn is_provisioned(&self) -> bool {
+        *self == Scaling::Provisioned
+    }
+}
+
+/// A change of shards that the store made by itself, or could not make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resharded {
+    /// When.
+    pub time: UnixMs,
+    /// What was done, for people.
+    pub what: String,
+    /// Why, for people.
+    pub why: String,
 }
 
 /// One shard, as others see it.
@@ -108,6 +142,9 @@ pub struct StreamInfo {
     /// Bytes of its log on disk.
     #[serde(default)]
     pub stored_bytes: u64,
+    /// The last changes of shards that the store made by itself, oldest first; only where one stream is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resharded: Vec<Resharded>,
 }
 
 /// Where to start reading a shard.

@@ -15,5 +15,6 @@ pub mod config;
 pub mod log;
 pub mod principal;
 pub mod retain;
+pub mod scale;
 pub mod service;
 pub mod shard;

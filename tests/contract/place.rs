@@ -118,7 +118,7 @@ impl Writer {
     }
 
     fn head(&self) -> Vec<u8> {
-        let rules = Rules { shard_rate: None, record_bytes_max: 0 };
+        let rules = Rules { shard_rate: None, record_bytes_max: 0, observe: false };
         Sequencer::new(self.state.clone(), rules).head_frame(self.now, self.log.durable_end().0)
     }
 

@@ -193,3 +193,28 @@ async fn keys_stay_in_order_while_shards_are_split_and_merged_under_writing() {
     rig.assert_all_stored("logs", &made(&logs)).await;
     assert!(open().len() > 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_in_immediate_mode_gets_the_shards_that_it_needs_and_says_why() {
+    let Some(rig) = Rig::start(&[]).await else { return };
+    rig.kinesin("stream create hot --mode immediate --rate 4KiB/s,1000/s");
+    assert_eq!(rig.json("stream describe hot --json")["shards"].as_array().unwrap().len(), 4);
+    let record = "x".repeat(1500);
+    let mut told = serde_json::Value::Null;
+    for round in 0..2000 {
+        rig.kinesin(&format!("put hot {record} --key k{}", round % 16));
+        told = rig.json("stream describe hot --json");
+        if told["resharded"].is_array() {
+            break;
+        }
+    }
+    let first = &told["resharded"][0];
+    assert!(first["what"].as_str().unwrap().starts_with("split "), "{told}");
+    assert!(first["why"].as_str().unwrap().contains("divided at the median of"), "{told}");
+    assert!(told["shards"].as_array().unwrap().len() >= 6, "{told}");
+    let shown = rig.kinesin("stream describe hot");
+    assert!(shown.contains("mode       immediate") && shown.contains("and why:\n"), "{shown}");
+    // The owner takes it back; what was done stays told.
+    let back = rig.json("stream update hot --mode provisioned --json");
+    assert!(back["config"].get("scaling").is_none(), "{back}");
+}

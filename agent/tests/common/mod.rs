@@ -391,6 +391,7 @@ impl Connection {
             map_version: stream.version,
             shards: (0..).zip(HashKeyRange::split_evenly(stream.shards)).map(shard).collect(),
             stored_bytes: 0,
+            resharded: Vec::new(),
         })
     }
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use disk::{DirName, Disk, Scanned, SegmentLog, Settings};
 use protocol::frame::{Frame, Header, Kind, put_control};
 use protocol::name::StreamName;
-use protocol::stream::StreamConfig;
+use protocol::stream::{Resharded, StreamConfig};
 use protocol::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
 use crate::log::segment::FrameFormat;
+use crate::scale::Peaks;
 
 pub mod view;
 
@@ -34,14 +35,12 @@ pub struct StreamEntry {
     pub traits: Traits,
 }
 
-/// What is kept about a stream and given back, and does not change how it works.
+/// What is kept about a stream and given back, most of which does not change how it works.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Traits {
     /// Its owner's marks.
     pub tags: BTreeMap<String, String>,
-    /// Its shards are the store's business, not its owner's.
-    pub on_demand: bool,
     /// The name of a key that its owner wants it encrypted with.
     pub encryption_key: Option<String>,
     /// Metrics that are wanted for each shard.
@@ -54,6 +53,10 @@ pub struct Traits {
     pub keyless: bool,
     /// Those who have asked for a place of their own to read at, by name.
     pub consumers: BTreeMap<String, ConsumerEntry>,
+    /// Changes of shards that the store made by itself, oldest first.
+    pub resharded: Vec<Resharded>,
+    /// The peaks that scaling goes by.
+    pub peaks: Peaks,
 }
 
 impl Traits {
@@ -98,6 +101,7 @@ pub struct AccountEntry {
 /// One change. The log holds these as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Change {
     /// A stream is made or set otherwise.
     PutStream {

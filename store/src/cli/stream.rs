@@ -10,8 +10,11 @@ use protocol::native::call::{Call, Reply, ShardInfo, StreamConfig, StreamInfo};
 use protocol::sequence::ShardId;
 
 use super::{StoreArgs, out, unexpected};
+use protocol::stream::Scaling;
+
 use crate::client::Client;
 use crate::config::{Bytes, FsyncWhen, Rate, Span, show_bytes, show_rate, show_span};
+use crate::scale::SHARDS_MIN;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StreamCommand {
@@ -57,6 +60,27 @@ struct ConfigArgs {
     /// Acknowledge after fdatasync (always, the default), or let it happen within a time, such as 5ms.
     #[arg(long, value_name = "WHEN")]
     fsync: Option<FsyncWhen>,
+    /// Whose business the number of shards is: provisioned (yours, the default), on-demand (the store's: twice the peak
+    /// of 30 days) or immediate (the store's: as the load is now).
+    #[arg(long, value_name = "MODE", value_parser = scaling)]
+    mode: Option<Scaling>,
+}
+
+fn scaling(text: &str) -> Result<Scaling, String> {
+    match text {
+        "provisioned" => Ok(Scaling::Provisioned),
+        "on-demand" => Ok(Scaling::OnDemand),
+        "immediate" => Ok(Scaling::Immediate),
+        _ => Err("a mode is provisioned, on-demand or immediate".to_owned()),
+    }
+}
+
+fn show_scaling(scaling: Scaling) -> &'static str {
+    match scaling {
+        Scaling::Provisioned => "provisioned",
+        Scaling::OnDemand => "on-demand",
+        Scaling::Immediate => "immediate",
+    }
 }
 
 impl ConfigArgs {
@@ -71,6 +95,7 @@ impl ConfigArgs {
             shard_rate: self.rate.map_or(old.shard_rate, |rate| rate.0),
             record_bytes_max,
             fsync: self.fsync.map_or(old.fsync, |when| when.0),
+            scaling: self.mode.unwrap_or(old.scaling),
         })
     }
 }
@@ -80,9 +105,10 @@ pub(super) struct CreateArgs {
     /// Its name: 1 to 128 of letters, digits, '_', '.', '-'.
     #[arg(value_parser = stream_name)]
     name: StreamName,
-    /// How many shards to start with: each is an order of its own, and has a rate of its own.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    shards: u32,
+    /// How many shards to start with [default: 1; with another mode than provisioned 4]: each is an order of its own, and
+    /// has a rate of its own.
+    #[arg(long, value_name = "COUNT")]
+    shards: Option<u32>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -198,7 +224,8 @@ pub(super) async fn run(command: StreamCommand) -> anyhow::Result<()> {
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let client = args.common.store.connect().await?;
     let config = args.config.over(StreamConfig::default())?;
-    let call = Call::CreateStream { name: args.name, shards: args.shards, config };
+    let least = if config.scaling == Scaling::Provisioned { 1 } else { SHARDS_MIN as u32 };
+    let call = Call::CreateStream { name: args.name, shards: args.shards.unwrap_or(least), config };
     show(&args.common, &client.stream(call).await?)
 }
 
@@ -276,17 +303,24 @@ fn show(common: &Common, stream: &StreamInfo) -> anyhow::Result<()> {
         .map_or_else(|| "no limit".to_owned(), |rate| format!("{} per shard", show_rate(Some(rate))));
     let mut text = format!(
         "stream     {}\ncreated    {}\nretention  {}{bound}\nrate       {rate}\n\
-         records    at most {}\nfsync      {}\nstored     {}\n\n",
+         records    at most {}\nfsync      {}\nmode       {}\nstored     {}\n\n",
         stream.name,
         out::show_time(stream.created),
         show_span(config.retention_ms),
         show_bytes(u64::from(config.record_bytes_max)),
         FsyncWhen(config.fsync),
+        show_scaling(config.scaling),
         show_bytes(stream.stored_bytes),
     );
     let mut table = out::Table::new(&["SHARD", "STATE", "CREATED", "SHARE", "FIRST", "NEXT", "PARENTS"]);
     stream.shards.iter().for_each(|shard| table.row(shard_row(shard)));
     text += &table.text();
+    if !stream.resharded.is_empty() {
+        text += "\nWhat the store did about its shards, and why:\n";
+    }
+    for done in &stream.resharded {
+        text += &format!("  {}  {}: {}\n", out::show_time(done.time), done.what, done.why);
+    }
     Ok(out::print(&text)?)
 }
 

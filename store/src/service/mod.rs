@@ -28,6 +28,7 @@ use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
 pub mod read;
 pub mod records;
+mod scaling;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;
@@ -127,7 +128,7 @@ struct Inner {
     changes: broadcast::Sender<StreamInfo>,
     problems: Mutex<Vec<String>>,
     bad_batches: AtomicU64,
-    upkeep: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    upkeep: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -174,12 +175,13 @@ impl Service {
                 changes: broadcast::channel(256).0,
                 problems: Mutex::new(problems),
                 bad_batches: AtomicU64::new(0),
-                upkeep: Mutex::new(None),
+                upkeep: Mutex::new(Vec::new()),
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
         service.open_all();
         service.start_upkeep();
+        service.start_scaling();
         Ok(service)
     }
 
@@ -343,9 +345,7 @@ impl Service {
 
     /// Makes durable what is under way and closes the files. Appends after it are answered `Busy`.
     pub async fn close(&self) {
-        if let Some(task) = locked(&self.inner.upkeep).take() {
-            task.abort();
-        }
+        locked(&self.inner.upkeep).drain(..).for_each(|task| task.abort());
         for Open { stream, .. } in self.open_streams_now() {
             stream.close().await;
         }

@@ -121,7 +121,7 @@ impl Service {
     /// When it is not there, or the principal may not.
     pub fn describe_stream(&self, principal: &Principal, name: &StreamName) -> Result<StreamInfo, CallError> {
         may_command(principal)?;
-        self.describe(name)
+        self.describe_whole(name)
     }
 
     /// Makes a stream, durably.
@@ -201,6 +201,13 @@ impl Service {
         self.find(name).map(|open| open.stream)
     }
 
+    /// With what only whoever asks for one stream wants to know.
+    fn describe_whole(&self, name: &StreamName) -> Result<StreamInfo, CallError> {
+        let info = self.describe(name)?;
+        let entry = locked(&self.inner.catalog).state().streams.get(name).cloned();
+        Ok(StreamInfo { resharded: entry.map(|entry| entry.traits.resharded).unwrap_or_default(), ..info })
+    }
+
     fn describe(&self, name: &StreamName) -> Result<StreamInfo, CallError> {
         self.info(&self.find(name)?).ok_or_else(|| not_found(name))
     }
@@ -226,6 +233,7 @@ impl Service {
             map_version: map.0,
             shards: shards.collect(),
             stored_bytes: reader.stored_bytes(),
+            resharded: Vec::new(),
         })
     }
 
@@ -315,7 +323,7 @@ impl Service {
             }
         };
         if !opened.has_head {
-            let rules = Rules { shard_rate: None, record_bytes_max: 0 };
+            let rules = Rules { shard_rate: None, record_bytes_max: 0, observe: false };
             let head =
                 Sequencer::new(state.clone(), rules).head_frame(self.inner.clock.wall(), log.durable_end().0);
             log.start_segment(&head).map_err(|e| open_error(&what, &e))?;
@@ -355,7 +363,7 @@ impl Service {
         Ok(info)
     }
 
-    async fn reshard(
+    pub(super) async fn reshard(
         &self,
         name: &StreamName,
         change: impl FnOnce(&mut Sequencer, Now, &mut ControlGroup<'_>) -> Result<(), ReshardError>,

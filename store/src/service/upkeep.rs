@@ -29,7 +29,7 @@ impl Service {
                 }
             }
         });
-        *locked(&self.inner.upkeep) = Some(task);
+        locked(&self.inner.upkeep).push(task);
     }
 
     /// Looks after everything once. Blocking.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::frame::Kind;
 use protocol::sequence::ShardId;
-use protocol::stream::{Fsync, StreamConfig};
+use protocol::stream::{Fsync, Scaling, StreamConfig};
 use protocol::time::Mono;
 
 use super::group::Group;
@@ -28,7 +28,11 @@ pub fn map_of(state: &StreamState) -> ShardMap {
 /// What of a stream's settings the sequencer needs.
 #[must_use]
 pub fn rules(config: &StreamConfig) -> Rules {
-    Rules { shard_rate: config.shard_rate, record_bytes_max: config.record_bytes_max as usize }
+    Rules {
+        shard_rate: config.shard_rate,
+        record_bytes_max: config.record_bytes_max as usize,
+        observe: config.scaling != Scaling::Provisioned,
+    }
 }
 
 /// What collects while a commit runs.

@@ -4,6 +4,7 @@
 //! One commit at a time and stream, on the runtime's pool of blocking threads; while it runs, the next group
 //! collects. So the number of commits adapts to the disk by itself (group commit), with no waiting on purpose.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use super::commit::ShardMap;
 use super::commit::{Committer, Work, gone, map_of};
 use super::group::Group;
-use super::sequencer::{Decision, NewRecord, Now, Placed, Sequencer};
+use super::sequencer::{Decision, Load, NewRecord, Now, Placed, Sequencer};
 use super::state::StreamState;
 use crate::clock::Clock;
 use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
@@ -378,6 +379,12 @@ impl Stream {
             receiver
         };
         Ok(done.await.ok())
+    }
+
+    /// What its shards were asked to take since this was last asked; nothing unless its settings say so.
+    #[must_use]
+    pub fn take_loads(&self) -> BTreeMap<ShardId, Load> {
+        lock(&self.inner.core).committer.sequencer.take_loads()
     }
 
     /// Settings changed.

@@ -23,8 +23,10 @@ use protocol::time::{Mono, UnixMs};
 use super::group::Group;
 use super::state::{Shard, StreamState};
 
+mod load;
 mod records;
 
+pub use load::{Load, Sample};
 pub use records::{NewRecord, Placed};
 
 /// A child is at least so much younger than its parents, in milliseconds: names of records grow with a shard's age, and
@@ -38,6 +40,8 @@ pub struct Rules {
     pub shard_rate: Option<ShardRate>,
     /// Longest record data, in bytes.
     pub record_bytes_max: usize,
+    /// Whether it is to be known what the shards are asked to take.
+    pub observe: bool,
 }
 
 /// What to answer, and when.
@@ -97,6 +101,8 @@ pub struct Sequencer {
     scratch: Vec<u8>,
     /// Of the batch in hand: the shard of each of its keys.
     routes: Vec<ShardId>,
+    /// Since they were last taken; empty where nobody observes.
+    loads: BTreeMap<ShardId, Load>,
 }
 
 /// What a batch would put into one shard.
@@ -118,6 +124,7 @@ impl Sequencer {
             builder: BatchBuilder::new(),
             scratch: Vec::new(),
             routes: Vec::new(),
+            loads: BTreeMap::new(),
         }
     }
 
@@ -132,7 +139,38 @@ impl Sequencer {
         if rules.shard_rate != self.rules.shard_rate {
             self.buckets.clear();
         }
+        if !rules.observe {
+            self.loads.clear();
+        }
         self.rules = rules;
+    }
+
+    /// What the shards were asked to take since this was last asked.
+    pub fn take_loads(&mut self) -> BTreeMap<ShardId, Load> {
+        std::mem::take(&mut self.loads)
+    }
+
+    /// A shard turned something away.
+    fn observe_throttled(&mut self, shard: ShardId) {
+        if self.rules.observe {
+            self.loads.entry(shard).or_default().throttled += 1;
+        }
+    }
+
+    /// What a batch puts into its shards. Its keys share its weight evenly.
+    fn observe_batch(&mut self, batch: &Batch, shares: &BTreeMap<ShardId, Share>) {
+        if !self.rules.observe {
+            return;
+        }
+        for (id, share) in shares {
+            let load = self.loads.entry(*id).or_default();
+            load.stored(share.bytes, share.records);
+            let mine = self.routes.iter().filter(|shard| *shard == id).count().max(1) as u64;
+            let weight = (share.bytes + share.records * load::RECORD_WEIGHT) / mine;
+            for ((key, explicit), _) in batch.keys().zip(&self.routes).filter(|(_, shard)| *shard == id) {
+                load.sample.add(explicit.unwrap_or_else(|| HashKey::of_partition_key(key)), weight);
+            }
+        }
     }
 
     /// Decides about a batch that was opened and found good; puts what is stored into `group`.
@@ -155,8 +193,12 @@ impl Sequencer {
         }
         let shares = self.share_out(header, batch, &refused);
         if let Some(throttled) = self.check_rate(&shares, now) {
+            if let Outcome::Throttled { shard, .. } = throttled {
+                self.observe_throttled(shard);
+            }
             return Decision::Now(throttled);
         }
+        self.observe_batch(batch, &shares);
         self.lane_done(header, epoch, now);
         let header = &Header { producer_epoch: epoch, ..*header };
         let parts = match shares.first_key_value() {

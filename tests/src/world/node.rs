@@ -199,6 +199,7 @@ impl Node {
             map_version: running.map.0,
             shards: running.map.1.iter().map(shard).collect(),
             stored_bytes: running.reader.stored_bytes(),
+            resharded: Vec::new(),
         })
     }
 

@@ -7,6 +7,7 @@ use protocol::kinesis::ApiError;
 use protocol::kinesis::arn::Arn;
 use protocol::kinesis::value::Value;
 use protocol::name::StreamName;
+use protocol::stream::{Scaling, StreamConfig};
 
 use super::passing::Status;
 use super::streams::warm;
@@ -253,11 +254,14 @@ impl Call<'_> {
         let found = self.find_active()?;
         let on_demand = self.mode() == Some("ON_DEMAND");
         let mib = self.body.int_of("WarmThroughputMiBps").map(|mib| mib as u64);
-        self.set(&found.name, |traits| {
-            traits.on_demand = on_demand;
-            traits.warm_mib = mib.or(traits.warm_mib);
-        })
-        .await
+        let scaling = match (on_demand, found.sketch.config.scaling) {
+            (false, _) => Scaling::Provisioned,
+            (true, Scaling::Provisioned) => Scaling::OnDemand,
+            (true, already) => already,
+        };
+        self.set(&found.name, |traits| traits.warm_mib = mib.or(traits.warm_mib)).await?;
+        let config = StreamConfig { scaling, ..found.sketch.config };
+        self.configure(&found.name, config).await
     }
 
     pub(super) async fn update_strategy(&self) -> Result<Answer> {

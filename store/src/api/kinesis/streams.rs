@@ -5,7 +5,7 @@ use protocol::kinesis::number::Number;
 use protocol::kinesis::value::Value;
 use protocol::name::StreamName;
 use protocol::sequence::ShardId;
-use protocol::stream::{CallError, CallErrorCode, StreamConfig};
+use protocol::stream::{CallError, CallErrorCode, Scaling, StreamConfig};
 use protocol::time::UnixMs;
 
 use super::marks::{metrics, put_tags};
@@ -42,7 +42,8 @@ impl Call<'_> {
             return Err(taken());
         }
         self.check_shard_limit(shards as usize)?;
-        let mut config = StreamConfig::default();
+        let scaling = if on_demand { Scaling::OnDemand } else { Scaling::Provisioned };
+        let mut config = StreamConfig { scaling, ..StreamConfig::default() };
         if let Some(kib) = self.body.int_of("MaxRecordSizeInKiB") {
             config.record_bytes_max = kib as u32 * 1024;
         }
@@ -57,7 +58,7 @@ impl Call<'_> {
         self.api
             .service
             .change_traits(principal, &name, |traits| {
-                (traits.on_demand, traits.warm_mib, traits.keyless) = (on_demand, warm, keyless);
+                (traits.warm_mib, traits.keyless) = (warm, keyless);
                 put_tags(&mut traits.tags, tags)
             })
             .await?;
@@ -218,7 +219,7 @@ impl Call<'_> {
 
     pub(super) fn describe_limits(&self) -> Result<Answer> {
         let all = self.all()?;
-        let on_demand = all.iter().filter(|found| found.sketch.traits.on_demand).count();
+        let on_demand = all.iter().filter(|found| is_on_demand(&found.sketch)).count();
         Ok(Answer::Value(Value::map([
             ("ShardLimit", SHARDS_MAX.into()),
             ("OpenShardCount", self.open_shards()?.into()),
@@ -264,7 +265,7 @@ impl Call<'_> {
         self.configure(&found.name, config).await
     }
 
-    async fn configure(&self, name: &StreamName, config: StreamConfig) -> Result<Answer> {
+    pub(super) async fn configure(&self, name: &StreamName, config: StreamConfig) -> Result<Answer> {
         self.api.service.update_stream(&self.caller.principal, name, config).await?;
         self.begin(name, Status::Updating, None);
         Ok(Answer::Nothing)
@@ -285,8 +286,12 @@ impl Call<'_> {
     }
 }
 
+pub(super) fn is_on_demand(sketch: &Sketch) -> bool {
+    sketch.config.scaling != Scaling::Provisioned
+}
+
 fn mode_details(sketch: &Sketch) -> Value<'static> {
-    let mode = if sketch.traits.on_demand { "ON_DEMAND" } else { "PROVISIONED" };
+    let mode = if is_on_demand(sketch) { "ON_DEMAND" } else { "PROVISIONED" };
     Value::map([("StreamMode", mode.into())])
 }
 

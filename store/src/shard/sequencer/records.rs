@@ -11,6 +11,7 @@ use protocol::name::StreamKey;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::UnixMs;
 
+use super::load::RECORD_WEIGHT;
 use super::{Now, Sequencer};
 use crate::shard::group::Group;
 
@@ -61,6 +62,9 @@ impl Sequencer {
             let shard = self.route(record.hash_key);
             if self.admit(shard, (record.data.len() + record.partition_key.len()) as u64, now) {
                 by_shard.entry(shard).or_default().push(place);
+                self.observe_record(shard, record);
+            } else {
+                self.observe_throttled(shard);
             }
             placed.push(Placed::Throttled { shard });
         }
@@ -83,6 +87,15 @@ impl Sequencer {
             }
         }
         placed
+    }
+
+    fn observe_record(&mut self, shard: ShardId, record: &NewRecord<'_>) {
+        if self.rules.observe {
+            let bytes = (record.data.len() + record.partition_key.len()) as u64;
+            let load = self.loads.entry(shard).or_default();
+            load.stored(bytes, 1);
+            load.sample.add(record.hash_key, bytes + RECORD_WEIGHT);
+        }
     }
 
     fn admit(&mut self, shard: ShardId, bytes: u64, now: Now) -> bool {
@@ -108,7 +121,7 @@ mod tests {
     #[test]
     fn each_record_has_its_place_or_is_throttled_alone_and_a_shard_gets_one_batch() {
         let rate = ShardRate { bytes_per_second: 1000, records_per_second: 3 };
-        let rules = Rules { shard_rate: Some(rate), record_bytes_max: 1000 };
+        let rules = Rules { shard_rate: Some(rate), record_bytes_max: 1000, observe: true };
         let mut sequencer = Sequencer::new(StreamState::new(2, UnixMs(0)), rules);
         let mut group = Group::<()>::default();
         let low =
@@ -124,6 +137,10 @@ mod tests {
         };
         let throttled = Placed::Throttled { shard: ShardId(0) };
         assert_eq!(placed, [stored(0, 0), stored(1, 0), stored(0, 1), stored(0, 2), throttled, stored(1, 1)]);
+        let loads = sequencer.take_loads();
+        let seen = |shard| (loads[&ShardId(shard)].records, loads[&ShardId(shard)].throttled);
+        assert_eq!((seen(0), seen(1)), ((3, 1), (2, 0)));
+        assert!(sequencer.take_loads().is_empty());
         let counts: Vec<_> =
             group.entries().iter().map(|e| (e.header.shard.0, e.header.record_count)).collect();
         assert_eq!(counts, [(0, 3), (1, 2)]);
