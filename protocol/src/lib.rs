@@ -14,6 +14,7 @@ pub mod compress;
 pub mod frame;
 pub mod hash;
 pub mod kinesis;
+pub mod kpl;
 pub mod limit;
 pub mod name;
 pub mod native;

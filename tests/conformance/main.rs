@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use tests::harness::process::{StoreProcess, binaries_are_there, free_port};
+use tests::harness::process::{StoreProcess, binaries_are_there, binary, free_port};
 
 fn run(program: &str, home: &Path, arguments: &[&str], plain: u16, store: &StoreProcess) {
     let data = home.join("data");
@@ -24,6 +24,7 @@ fn run(program: &str, home: &Path, arguments: &[&str], plain: u16, store: &Store
         .env("AWS_CA_BUNDLE", data.join("ca.pem"))
         .env("NODE_EXTRA_CA_CERTS", data.join("ca.pem"))
         .env("AWS_REGION", "local-1")
+        .env("KINESIN", binary("kinesin").expect("the program"))
         .output()
         .expect("the client starts");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -60,5 +61,6 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
     run("python", home.path(), &["boto.py"], plain, &store);
     run("python", home.path(), &["model.py"], plain, &store);
     run("python", home.path(), &["cbor.py"], plain, &store);
+    run("python", home.path(), &["kpl.py"], plain, &store);
     run("node", home.path(), &["node/kinesis.mjs"], plain, &store);
 }

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use clap::Args;
 use protocol::batch::Batch;
 use protocol::frame::Frame;
+use protocol::hash::HashKey;
+use protocol::kpl;
 use protocol::name::StreamName;
 use protocol::native::call::{Call, CallErrorCode, StartingPosition, StreamInfo};
 use protocol::sequence::{SequenceNumber, ShardId};
@@ -40,6 +42,10 @@ pub(super) struct TailArgs {
     /// A JSON object a line, with key, sequence number and times; data that is not UTF-8 as data_base64.
     #[arg(long)]
     json: bool,
+    /// Print records that producers have aggregated (as the Kinesis Producer Library does) as they are stored, not one by
+    /// one.
+    #[arg(long)]
+    raw: bool,
     /// End after this many records.
     #[arg(long, value_name = "COUNT")]
     limit: Option<u64>,
@@ -297,13 +303,34 @@ struct Printer {
     line: Vec<u8>,
     stream: StreamName,
     json: bool,
+    raw: bool,
     left: u64,
+}
+
+/// What is printed: a record, or one within it.
+struct Shown<'a> {
+    shard: ShardId,
+    sequence: SequenceNumber,
+    /// Place within an aggregated record.
+    subsequence: Option<usize>,
+    arrival: UnixMs,
+    time: UnixMs,
+    partition_key: &'a str,
+    explicit_hash_key: Option<HashKey>,
+    data: &'a [u8],
 }
 
 impl Printer {
     fn new(args: &TailArgs) -> Printer {
         let left = args.limit.unwrap_or(u64::MAX);
-        Printer { batch: Batch::new(), line: Vec::new(), stream: args.stream.clone(), json: args.json, left }
+        Printer {
+            batch: Batch::new(),
+            line: Vec::new(),
+            stream: args.stream.clone(),
+            json: args.json,
+            raw: args.raw,
+            left,
+        }
     }
 
     /// True when enough was printed.
@@ -321,21 +348,31 @@ impl Printer {
                     continue;
                 }
                 self.left -= 1;
-                self.line.clear();
-                if self.json {
-                    put_json(
-                        &mut self.line,
-                        &self.stream,
-                        part.shard,
-                        sequence,
-                        frame.header.arrival,
-                        &record,
-                    );
-                } else {
-                    self.line.extend_from_slice(record.data);
+                let whole = Shown {
+                    shard: part.shard,
+                    sequence,
+                    subsequence: None,
+                    arrival: frame.header.arrival,
+                    time: record.time,
+                    partition_key: record.partition_key,
+                    explicit_hash_key: record.explicit_hash_key,
+                    data: record.data,
+                };
+                match kpl::open(record.data).filter(|_| !self.raw) {
+                    None => put(&mut self.line, &self.stream, self.json, &whole, &mut out)?,
+                    Some(records) => {
+                        for (place, sub) in records.iter().enumerate() {
+                            let shown = Shown {
+                                subsequence: Some(place),
+                                partition_key: sub.partition_key,
+                                explicit_hash_key: sub.explicit_hash_key,
+                                data: sub.data,
+                                ..whole
+                            };
+                            put(&mut self.line, &self.stream, self.json, &shown, &mut out)?;
+                        }
+                    }
                 }
-                self.line.push(b'\n');
-                out.write_all(&self.line)?;
             }
         }
         out.flush()?;
@@ -343,25 +380,38 @@ impl Printer {
     }
 }
 
-fn put_json(
-    out: &mut Vec<u8>,
+fn put(
+    line: &mut Vec<u8>,
     stream: &StreamName,
-    shard: ShardId,
-    sequence: SequenceNumber,
-    arrival: UnixMs,
-    record: &protocol::batch::Record<'_>,
-) {
+    json: bool,
+    shown: &Shown<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    line.clear();
+    if json {
+        put_json(line, stream, shown);
+    } else {
+        line.extend_from_slice(shown.data);
+    }
+    line.push(b'\n');
+    out.write_all(line)
+}
+
+fn put_json(out: &mut Vec<u8>, stream: &StreamName, shown: &Shown<'_>) {
     let mut object = serde_json::json!({
-        "stream": stream, "shard": shard.0, "sequence": sequence.0, "partition_key": record.partition_key,
-        "time_ms": record.time.0, "arrival_ms": arrival.0,
+        "stream": stream, "shard": shown.shard.0, "sequence": shown.sequence.0,
+        "partition_key": shown.partition_key, "time_ms": shown.time.0, "arrival_ms": shown.arrival.0,
     });
-    if let Some(explicit) = record.explicit_hash_key {
+    if let Some(place) = shown.subsequence {
+        object["subsequence"] = place.into();
+    }
+    if let Some(explicit) = shown.explicit_hash_key {
         object["explicit_hash_key"] = explicit.to_string().into();
     }
-    match std::str::from_utf8(record.data) {
+    match std::str::from_utf8(shown.data) {
         Ok(text) => object["data"] = text.into(),
         Err(_) => {
-            let text = base64::engine::general_purpose::STANDARD.encode(record.data);
+            let text = base64::engine::general_purpose::STANDARD.encode(shown.data);
             object["data_base64"] = text.into();
         }
     }
