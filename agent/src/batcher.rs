@@ -12,7 +12,8 @@ use protocol::frame::Header;
 use protocol::name::StreamKey;
 use protocol::time::{Mono, UnixMs};
 
-use crate::config::BatchSettings;
+use crate::aggregate::Aggregates;
+use crate::config::{Aggregate, BatchSettings};
 use crate::lane::LaneId;
 
 /// A group has at most this many batches open; one more closes the oldest.
@@ -43,7 +44,24 @@ pub struct Sealed {
 #[derive(Debug)]
 struct Open {
     builder: BatchBuilder,
+    /// Where records are aggregated: those that are not in the builder yet.
+    aggregates: Option<Aggregates>,
     since: Mono,
+}
+
+impl Open {
+    fn records(&self) -> usize {
+        self.builder.record_count() + self.aggregates.as_ref().map_or(0, Aggregates::keys)
+    }
+
+    fn bytes(&self) -> usize {
+        self.builder.user_bytes() + self.aggregates.as_ref().map_or(0, Aggregates::bytes)
+    }
+
+    fn has_room(&self) -> bool {
+        let waiting = self.aggregates.as_ref().map_or(0, Aggregates::bytes);
+        self.builder.has_room(waiting) && self.aggregates.as_ref().is_none_or(Aggregates::has_room)
+    }
 }
 
 struct Group {
@@ -66,7 +84,7 @@ pub struct Batcher {
 
 /// A batch that is being filled with records of one key.
 pub struct Writer<'a> {
-    builder: &'a mut BatchBuilder,
+    open: &'a mut Open,
     open_bytes: &'a mut usize,
     key: &'a str,
     /// Once there is a record of this key: the store wants no keys without records.
@@ -79,20 +97,36 @@ impl Writer<'_> {
     /// Adds a record. False, and nothing added, when the batch is full: ask the batcher for a new writer.
     #[inline]
     pub fn push(&mut self, time: UnixMs, data: &[u8]) -> bool {
-        let count = self.builder.record_count();
-        let fits = count < self.records_max && self.builder.user_bytes() + data.len() <= self.bytes_max;
-        if (count > 0 && !fits) || !self.builder.has_room(data.len()) {
+        if self.open.aggregates.is_some() {
+            return self.push_aggregated(time, data);
+        }
+        let builder = &mut self.open.builder;
+        let count = builder.record_count();
+        let fits = count < self.records_max && builder.user_bytes() + data.len() <= self.bytes_max;
+        if (count > 0 && !fits) || !builder.has_room(data.len()) {
             return false;
         }
         let index = match self.index {
             Some(index) => index,
             // The key was checked when the writer was made, and there is room for it.
-            None => match self.builder.key(self.key, None) {
+            None => match builder.key(self.key, None) {
                 Ok(index) => *self.index.insert(index),
                 Err(_) => return false,
             },
         };
-        self.builder.push(index, time, data);
+        builder.push(index, time, data);
+        *self.open_bytes += data.len();
+        true
+    }
+
+    fn push_aggregated(&mut self, time: UnixMs, data: &[u8]) -> bool {
+        let (count, bytes) = (self.open.records(), self.open.bytes() + data.len());
+        let fits = count < self.records_max && bytes <= self.bytes_max && self.open.has_room();
+        let Open { builder, aggregates: Some(aggregates), .. } = &mut *self.open else { return false };
+        if count > 0 && !fits {
+            return false;
+        }
+        aggregates.push(builder, self.key, time, data);
         *self.open_bytes += data.len();
         true
     }
@@ -138,12 +172,13 @@ impl Batcher {
         }
         group.since.get_or_insert(now);
         let settings = group.settings;
-        let open = group
-            .open
-            .entry(lane)
-            .or_insert_with(|| Open { builder: spare.pop().unwrap_or_default(), since: now });
+        let open = group.open.entry(lane).or_insert_with(|| Open {
+            builder: spare.pop().unwrap_or_default(),
+            aggregates: (settings.aggregate == Aggregate::Kpl).then(Aggregates::default),
+            since: now,
+        });
         Ok(Writer {
-            builder: &mut open.builder,
+            open,
             open_bytes: &mut group.open_bytes,
             key,
             index: None,
@@ -224,9 +259,7 @@ impl Group {
     fn close_if_full(&mut self, lane: LaneId, spare: &mut Vec<BatchBuilder>) {
         let settings = self.settings;
         let full = self.open.get(&lane).is_some_and(|open| {
-            open.builder.record_count() >= settings.records_max
-                || open.builder.user_bytes() >= settings.bytes_max
-                || !open.builder.has_room(0)
+            open.records() >= settings.records_max || open.bytes() >= settings.bytes_max || !open.has_room()
         });
         if full {
             self.close(lane, spare);
@@ -241,6 +274,9 @@ impl Group {
 
     fn close(&mut self, lane: LaneId, spare: &mut Vec<BatchBuilder>) {
         let Some(mut open) = self.open.remove(&lane) else { return };
+        if let Some(aggregates) = &mut open.aggregates {
+            aggregates.flush(&mut open.builder);
+        }
         if !open.builder.is_empty() {
             let header = Header { stream: lane.stream, lane: lane.lane, ..Header::default() };
             let header = open.builder.seal(header, &mut self.compressor, &mut self.sealed.frames);
@@ -251,11 +287,7 @@ impl Group {
         if spare.len() < SPARE_BUILDERS_MAX {
             spare.push(open.builder);
         }
-        self.open_bytes = if self.open.is_empty() {
-            0
-        } else {
-            self.open.values().map(|open| open.builder.user_bytes()).sum()
-        };
+        self.open_bytes = if self.open.is_empty() { 0 } else { self.open.values().map(Open::bytes).sum() };
     }
 }
 
@@ -272,6 +304,48 @@ mod tests {
 
     fn settings(records_max: usize, bytes_max: usize) -> BatchSettings {
         BatchSettings { records_max, bytes_max, linger_ms: 5, ..BatchSettings::default() }
+    }
+
+    #[test]
+    fn records_of_a_key_are_aggregated_in_order_and_one_alone_stays_as_it_is() {
+        let mut rng = Rng::new(8);
+        for round in 0..50u64 {
+            let bytes_max = [900, 60_000, 1 << 20][round as usize % 3];
+            let settings = BatchSettings { aggregate: Aggregate::Kpl, ..settings(200, bytes_max) };
+            let mut batcher = Batcher::new(&[settings], 64 << 20);
+            let mut made = BTreeMap::<String, Vec<Vec<u8>>>::new();
+            for n in 0..rng.next_u64() % 3000 {
+                // Most are small; some are larger than an aggregated record may be.
+                let length = if rng.next_u64().is_multiple_of(200) { 60_000 } else { rng.next_u64() % 60 };
+                let (key, data) = (format!("k{}", rng.next_u64() % 9), vec![n as u8; length as usize]);
+                batcher.push(0, lane(0), &key, UnixMs(n), &data, Mono::ZERO).unwrap();
+                made.entry(key).or_default().push(data);
+            }
+            batcher.push(0, lane(0), "alone", UnixMs(1), b"alone", Mono::ZERO).unwrap();
+            let sealed = batcher.take(0, Vec::new());
+            let (mut frames, mut batch, mut records) = (sealed.frames.as_slice(), Batch::new(), 0);
+            let mut got = BTreeMap::<String, Vec<Vec<u8>>>::new();
+            while !frames.is_empty() {
+                let (frame, rest) = Frame::parse_first(frames).unwrap();
+                batch.open(&frame.header, frame.payload).unwrap();
+                for record in batch.records() {
+                    records += 1;
+                    let key = got.entry(record.partition_key.to_owned()).or_default();
+                    match protocol::kpl::open(record.data) {
+                        None => key.push(record.data.to_vec()),
+                        Some(subs) => {
+                            assert!(subs.len() > 1 && record.data.len() <= 51_200);
+                            assert!(subs.iter().all(|sub| sub.partition_key == record.partition_key));
+                            key.extend(subs.iter().map(|sub| sub.data.to_vec()));
+                        }
+                    }
+                }
+                frames = rest;
+            }
+            assert_eq!(got.remove("alone"), Some(vec![b"alone".to_vec()]));
+            assert!(got == made, "round {round}");
+            assert_eq!(sealed.records, records);
+        }
     }
 
     fn unpack(mut frames: &[u8]) -> Vec<(u32, Vec<Vec<u8>>)> {

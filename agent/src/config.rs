@@ -152,6 +152,19 @@ pub struct BatchSection {
     pub linger_ms: Option<u64>,
     /// `none`, `lz4` or `zstd`.
     pub codec: Option<Codec>,
+    /// `none` or `kpl`.
+    pub aggregate: Option<Aggregate>,
+}
+
+/// Whether several records are put into one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregate {
+    /// Every record is one.
+    #[default]
+    None,
+    /// As the Kinesis Producer Library does it, for consumers that know it.
+    Kpl,
 }
 
 /// What a batch may be, with nothing left open.
@@ -165,11 +178,19 @@ pub struct BatchSettings {
     pub linger_ms: u64,
     /// How it is compressed.
     pub codec: Codec,
+    /// Whether several records are put into one.
+    pub aggregate: Aggregate,
 }
 
 impl Default for BatchSettings {
     fn default() -> BatchSettings {
-        BatchSettings { records_max: 10_000, bytes_max: 256 << 10, linger_ms: 5, codec: Codec::Lz4 }
+        BatchSettings {
+            records_max: 10_000,
+            bytes_max: 256 << 10,
+            linger_ms: 5,
+            codec: Codec::Lz4,
+            aggregate: Aggregate::None,
+        }
     }
 }
 
@@ -182,6 +203,7 @@ impl BatchSection {
             bytes_max: self.bytes_max.map_or(base.bytes_max, |s| s.0 as usize),
             linger_ms: self.linger_ms.unwrap_or(base.linger_ms),
             codec: self.codec.unwrap_or(base.codec),
+            aggregate: self.aggregate.unwrap_or(base.aggregate),
         }
     }
 }

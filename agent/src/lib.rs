@@ -5,6 +5,7 @@
 //! `pipeline`, `spooler`, `send::native` and the sources' drivers.
 
 mod agent;
+mod aggregate;
 pub mod batcher;
 pub mod clock;
 pub mod config;

@@ -87,7 +87,8 @@ impl Running {
             inflight_batches_max: scenario.inflight_max,
             inflight_bytes_max: 1 << 20,
         };
-        let batches = BatchSettings { records_max: 12, bytes_max: 4000, linger_ms: 6, codec: Codec::Lz4 };
+        let batches =
+            BatchSettings { records_max: 12, bytes_max: 4000, linger_ms: 6, ..BatchSettings::default() };
         let running = Running {
             reader: spool.reader(),
             outbox: Outbox::new(outbox, spool.state(), seed),
