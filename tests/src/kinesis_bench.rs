@@ -79,6 +79,8 @@ struct Connection {
     stream: TcpStream,
     endpoint: Endpoint,
     body: Vec<u8>,
+    /// The server closes it after this answer.
+    closes: bool,
 }
 
 impl Connection {
@@ -86,11 +88,14 @@ impl Connection {
         let stream = TcpStream::connect(endpoint.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(START))?;
-        Ok(Connection { stream, endpoint: endpoint.clone(), body: Vec::new() })
+        Ok(Connection { stream, endpoint: endpoint.clone(), body: Vec::new(), closes: false })
     }
 
     /// Sends a request; the answer's body, if its status is 200.
     fn send(&mut self, request: &[u8]) -> io::Result<&[u8]> {
+        if self.closes {
+            *self = Connection::open(&self.endpoint)?;
+        }
         self.stream.write_all(request)?;
         let (status, length) = self.head()?;
         match length {
@@ -121,6 +126,7 @@ impl Connection {
         let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        self.closes = text.starts_with("http/1.0") || text.contains("connection: close");
         let chunked = text.contains("transfer-encoding: chunked");
         if length.is_none() && !chunked {
             return Err(io::Error::other("an answer of no known length"));
@@ -220,7 +226,133 @@ pub async fn ours(plan: &Plan) -> io::Result<Figures> {
         access_key: value("aws_access_key_id")?,
         secret: value("aws_secret_access_key")?,
     };
-    measure(plan, &endpoint, &Server::Ours(store))
+    let server = Server::Ours(store);
+    let mut figures = measure(plan, &endpoint, &server)?;
+    let times = subscribe(&endpoint)?;
+    let said =
+        format!("p50 {:.2} ms, p99 {:.2} ms, {} records", at(&times, 0.5), at(&times, 0.99), times.len());
+    figures.push(("SubscribeToShard, put -> there".to_owned(), said));
+    figures.extend(many(&endpoint, &server)?);
+    Ok(figures)
+}
+
+/// Milliseconds.
+fn at(times: &[Duration], share: f64) -> f64 {
+    times
+        .get((times.len().saturating_sub(1) as f64 * share) as usize)
+        .map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
+
+/// The ARN of a new, active consumer.
+fn consumer(connection: &mut Connection, stream: &str, name: &str) -> io::Result<String> {
+    let told = connection.call("DescribeStreamSummary", &json!({"StreamName": stream}))?;
+    let arn = &told["StreamDescriptionSummary"]["StreamARN"];
+    let made = connection.call("RegisterStreamConsumer", &json!({"StreamARN": arn, "ConsumerName": name}))?;
+    let arn = made["Consumer"]["ConsumerARN"].as_str().unwrap_or_default().to_owned();
+    let active = clock::eventually(START, || {
+        let told = connection.call("DescribeStreamConsumer", &json!({"ConsumerARN": arn}));
+        told.is_ok_and(|told| told["ConsumerDescription"]["ConsumerStatus"] == "ACTIVE")
+    });
+    if active { Ok(arn) } else { Err(io::Error::other("a consumer does not become active")) }
+}
+
+fn subscription(endpoint: &Endpoint, consumer: &str) -> io::Result<TcpStream> {
+    let body = json!({
+        "ConsumerARN": consumer, "ShardId": "shardId-000000000000", "StartingPosition": {"Type": "LATEST"},
+    });
+    let mut stream = TcpStream::connect(endpoint.address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(START))?;
+    stream.write_all(&endpoint.request("SubscribeToShard", body.to_string().as_bytes()))?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head)?;
+    if head.ends_with(b"200") { Ok(stream) } else { Err(io::Error::other("a subscription was refused")) }
+}
+
+/// How long each of some records took from before it was put until a subscriber had it, in order.
+fn subscribe(endpoint: &Endpoint) -> io::Result<Vec<Duration>> {
+    const RECORDS: usize = 1000;
+    let mut connection = Connection::open(endpoint)?;
+    let consumer = consumer(&mut connection, STREAM, "c")?;
+    let mut events = subscription(endpoint, &consumer)?;
+    let came = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || -> io::Result<(Vec<Instant>, TcpStream)> {
+            let (mut came, mut text, mut part) = (Vec::new(), Vec::new(), vec![0; 64 << 10]);
+            while came.len() < RECORDS {
+                let got = events.read(&mut part)?;
+                text.extend_from_slice(&part[..got]);
+                // In order, as they are of one key.
+                while let Some(place) = find(&text, format!("\"at-{:06}\"", came.len()).as_bytes()) {
+                    text.drain(..place);
+                    came.push(clock::now());
+                }
+                if got == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Ok((came, events))
+        });
+        let mut sent = Vec::new();
+        for n in 0..RECORDS {
+            let body = json!({
+                "StreamName": STREAM, "Data": "eA==", "PartitionKey": format!("at-{n:06}"), "ExplicitHashKey": "0",
+            });
+            sent.push(clock::now());
+            connection.call("PutRecord", &body)?;
+            clock::sleep(Duration::from_millis(2));
+        }
+        let (came, _) = reader.join().map_err(|_| io::Error::other("a thread broke"))??;
+        Ok::<_, io::Error>(sent.into_iter().zip(came).map(|(sent, came)| came.duration_since(sent)).collect())
+    });
+    let mut times: Vec<Duration> = came?;
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// A thousand streams, ten thousand shards, five hundred subscriptions; a record for each of them.
+fn many(endpoint: &Endpoint, server: &Server) -> io::Result<Figures> {
+    const STREAMS: usize = 1000;
+    const CONSUMERS: usize = 20;
+    const SUBSCRIPTIONS: usize = 500;
+    let begin = clock::now();
+    let mut connection = Connection::open(endpoint)?;
+    for n in 0..STREAMS {
+        connection.call("CreateStream", &json!({"StreamName": format!("many-{n}"), "ShardCount": 10}))?;
+    }
+    let made = seconds_since(begin);
+    clock::sleep(Duration::from_millis(500));
+    let mut subscriptions = Vec::new();
+    for n in 0..SUBSCRIPTIONS {
+        let stream = format!("many-{}", n / CONSUMERS);
+        let consumer = consumer(&mut connection, &stream, &format!("c{n}"))?;
+        subscriptions.push(subscription(endpoint, &consumer)?);
+    }
+    let begin = clock::now();
+    for n in 0..SUBSCRIPTIONS / CONSUMERS {
+        let body = json!({
+            "StreamName": format!("many-{n}"), "Data": "eA==", "PartitionKey": "to-all", "ExplicitHashKey": "0",
+        });
+        connection.call("PutRecord", &body)?;
+    }
+    for events in &mut subscriptions {
+        let (mut text, mut part) = (Vec::new(), vec![0; 4096]);
+        while find(&text, b"\"to-all\"").is_none() {
+            let got = events.read(&mut part)?;
+            if got == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            text.extend_from_slice(&part[..got]);
+        }
+    }
+    let all = seconds_since(begin);
+    let now = server.process().map_or(0, |process| process.memory_bytes("VmRSS"));
+    let said = format!(
+        "made in {made:.1} s; {SUBSCRIPTIONS} subscribers all had a record {:.0} ms after the first of {} was put; {:.1} MiB RSS",
+        all * 1e3,
+        SUBSCRIPTIONS / CONSUMERS,
+        now as f64 / f64::from(1 << 20)
+    );
+    Ok(vec![(format!("{STREAMS} streams, {} shards", STREAMS * 10), said)])
 }
 
 /// Measures another server: `command` with `{port}` replaced.
@@ -280,16 +412,18 @@ fn measure(plan: &Plan, endpoint: &Endpoint, server: &Server) -> io::Result<Figu
         );
     }
     let times = put_one(plan, endpoint)?;
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
     say(
         "PutRecord, 1 connection",
-        format!("p50 {:.2} ms, p99 {:.2} ms, {} answers", at(0.5), at(0.99), times.len()),
+        format!("p50 {:.2} ms, p99 {:.2} ms, {} answers", at(&times, 0.5), at(&times, 0.99), times.len()),
     );
-    let (bytes, seconds) = get(plan, endpoint)?;
-    say(
-        &format!("GetRecords, {} connections", plan.shards),
-        format!("{:.0} MB/s of data, {} RSS at most", bytes as f64 / seconds / 1e6, memory()),
-    );
+    let read = match get(plan, endpoint) {
+        Ok((bytes, seconds)) => {
+            format!("{:.0} MB/s of data, {} RSS at most", bytes as f64 / seconds / 1e6, memory())
+        }
+        // A peer that can't do one part is still measured in the others.
+        Err(error) => format!("failed: {}", error.to_string().lines().next().unwrap_or_default()),
+    };
+    say(&format!("GetRecords, {} connections", plan.shards), read);
     Ok(figures)
 }
 
@@ -410,7 +544,7 @@ fn get(plan: &Plan, endpoint: &Endpoint) -> io::Result<(u64, f64)> {
             // Counted by what stands around it: all records of a shard are written alike.
             let records = answer.len() / answer_bytes(plan, answer)?;
             read.fetch_add((records * plan.record_bytes) as u64, Ordering::Relaxed);
-            next = text_after(answer, b"\"NextShardIterator\":\"").filter(|_| records > 0);
+            next = text_after(answer, b"\"NextShardIterator\":").filter(|_| records > 0);
         }
         Ok(())
     })?;
@@ -432,6 +566,8 @@ fn answer_bytes(plan: &Plan, answer: &[u8]) -> io::Result<usize> {
 fn text_after(answer: &[u8], name: &[u8]) -> Option<String> {
     let (head, tail) = (&answer[..answer.len().min(4096)], &answer[answer.len().saturating_sub(4096)..]);
     let after = [tail, head].into_iter().find_map(|part| Some(&part[find(part, name)? + name.len()..]))?;
+    // Some write a space behind the colon.
+    let after = &after[after.iter().position(|byte| *byte == b'"')? + 1..];
     let end = after.iter().position(|byte| *byte == b'"')?;
     String::from_utf8(after[..end].to_vec()).ok()
 }
