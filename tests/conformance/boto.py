@@ -462,6 +462,19 @@ def accounts_and_regions_see_their_own_streams_only():
 
 
 @case
+def the_shards_of_a_stream_in_on_demand_mode_are_not_its_owners_business():
+    k.create_stream(StreamName="demand", StreamModeDetails={"StreamMode": "ON_DEMAND"})
+    wait_active("demand")
+    assert len(k.list_shards(StreamName="demand")["Shards"]) == 4
+    told = refused("ValidationException", k.update_shard_count, StreamName="demand", TargetShardCount=8, ScalingType="UNIFORM_SCALING")
+    assert "is in On-Demand mode" in told
+    refused("ValidationException", k.split_shard, StreamName="demand", ShardToSplit="shardId-000000000000", NewStartingHashKey="9")
+    k.update_stream_mode(StreamARN=f"arn:aws:kinesis:local-1:{ACCOUNT}:stream/demand", StreamModeDetails={"StreamMode": "PROVISIONED"})
+    wait_active("demand")
+    k.split_shard(StreamName="demand", ShardToSplit="shardId-000000000000", NewStartingHashKey="9")
+
+
+@case
 def account_settings_are_kept():
     def status(answer):
         return answer["MinimumThroughputBillingCommitment"]["Status"]

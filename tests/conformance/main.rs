@@ -4,10 +4,13 @@
 //! `tests/all` installs; otherwise it says that it was skipped.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
 use tests::harness::process::{StoreProcess, binaries_are_there, binary, free_port};
+
+mod sdk;
 
 fn run(program: &str, home: &Path, arguments: &[&str], plain: u16, store: &StoreProcess) {
     let data = home.join("data");
@@ -62,5 +65,9 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
     run("python", home.path(), &["model.py"], plain, &store);
     run("python", home.path(), &["cbor.py"], plain, &store);
     run("python", home.path(), &["kpl.py"], plain, &store);
+    let credentials = std::fs::read_to_string(home.path().join("data/admin.credentials")).expect("the keys");
+    for http2 in [false, true] {
+        Box::pin(sdk::run(SocketAddr::from(([127, 0, 0, 1], plain)), http2, &credentials)).await;
+    }
     run("node", home.path(), &["node/kinesis.mjs"], plain, &store);
 }

@@ -8,7 +8,7 @@ use protocol::sequence::ShardId;
 use protocol::time::UnixMs;
 
 use super::passing::Status;
-use super::streams::{describe_shard, open_count, shard_id};
+use super::streams::{describe_shard, is_on_demand, open_count, shard_id};
 use super::{Answer, Call, Found, Result, invalid};
 use crate::service::records::Sketch;
 use crate::shard::state::Shard;
@@ -112,6 +112,7 @@ impl Call<'_> {
 
     pub(super) async fn split_shard(&self) -> Result<Answer> {
         let found = self.find()?;
+        self.must_be_provisioned(&found)?;
         let id = self.eligible(&found, self.body.str_of("ShardToSplit").unwrap_or_default())?;
         self.check_shard_limit(1)?;
         let text = self.body.str_of("NewStartingHashKey").unwrap_or_default();
@@ -132,12 +133,24 @@ impl Call<'_> {
         Ok(Answer::Nothing)
     }
 
+    /// The shards of a stream in on-demand mode are not its owner's business.
+    fn must_be_provisioned(&self, found: &Found) -> Result<()> {
+        if !is_on_demand(&found.sketch) {
+            return Ok(());
+        }
+        let (stream, account) = (found.name.local(), &self.caller.account);
+        let message =
+            format!("Request is invalid. Stream {stream} under account {account} is in On-Demand mode.");
+        Err(ApiError::new("ValidationException", message))
+    }
+
     fn must_be_active(&self, found: &Found) -> Result<()> {
         if found.status == Status::Active { Ok(()) } else { Err(self.not_active(&found.name, found.status)) }
     }
 
     pub(super) async fn merge_shards(&self) -> Result<Answer> {
         let found = self.find()?;
+        self.must_be_provisioned(&found)?;
         let one = self.eligible(&found, self.body.str_of("ShardToMerge").unwrap_or_default())?;
         let other = self.eligible(&found, self.body.str_of("AdjacentShardToMerge").unwrap_or_default())?;
         let range = |id: ShardId| found.sketch.shards.1.get(&id).map(|shard| shard.range);
@@ -161,6 +174,7 @@ impl Call<'_> {
 
     pub(super) async fn update_shard_count(&self) -> Result<Answer> {
         let found = self.find_active()?;
+        self.must_be_provisioned(&found)?;
         let target = self.body.int_of("TargetShardCount").unwrap_or(1) as usize;
         let now = open_count(&found.sketch);
         let refuse = |how: &str| {
