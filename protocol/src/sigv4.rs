@@ -221,6 +221,11 @@ impl Claim {
         if !signed.contains(&"host") && !signed.contains(&":authority") {
             return Err(invalid("'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization."));
         }
+        // Otherwise whoever sees a request could have the same body done by another operation.
+        let unsigned = |name: &&str| request.header(name).is_some() && !signed.contains(name);
+        if let Some(name) = ["x-amz-target", "x-amz-date"].iter().find(|name| unsigned(name)) {
+            return Err(invalid(format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.")));
+        }
         let mac = hmac(&self.key(secret), self.string_to_sign(request).as_bytes());
         let mine = mac.finalize().into_bytes();
         let theirs = unhex(&self.signature);
@@ -574,6 +579,37 @@ mod tests {
         assert_eq!(Claim::read(&request).unwrap_err().kind, "MissingAuthenticationTokenException");
         let error = verify("GET", "X-Amz-Algorithm=x", &good, NOW).unwrap_err();
         assert!(error.message.starts_with("Found both"));
+    }
+
+    #[test]
+    fn an_operation_that_is_not_signed_is_refused() {
+        let authorization = header("5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b");
+        let headers = [
+            ("host", "example.amazonaws.com"),
+            ("x-amz-date", "20150830T123600Z"),
+            ("x-amz-target", "Kinesis_20131202.DeleteStream"),
+            ("authorization", authorization.as_str()),
+        ];
+        let mut request = Request { method: "POST", path: "/", query: "", headers: &headers, body: b"" };
+        let run = |request: &Request<'_>| Claim::read(request)?.verify(request, SECRET, "service", NOW);
+        assert_eq!(
+            run(&request).unwrap_err().message,
+            "'x-amz-target' must be a 'SignedHeader' in the AWS Authorization."
+        );
+        let without = [headers[0], headers[1], headers[3]];
+        request.headers = &without;
+        assert_eq!(run(&request), Ok(()));
+    }
+
+    #[test]
+    fn the_host_may_be_signed_under_either_name_and_under_one_it_must() {
+        let headers =
+            |names: &str| header("00").replace("SignedHeaders=host;", &format!("SignedHeaders={names}"));
+        let text = |names: &str| verify("GET", "", &headers(names), NOW).unwrap_err().message;
+        for names in ["host;", ":authority;"] {
+            assert!(text(names).starts_with("The request signature we calculated"), "{names}");
+        }
+        assert!(text("").starts_with("'Host' or ':authority' must be"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::value::{DEPTH_MAX, Value};
+use super::value::{DEPTH_MAX, VALUES_MAX, Value};
 use crate::time::UnixMs;
 
 /// Why bytes are no CBOR that this API uses.
@@ -28,9 +28,9 @@ const OPEN: u8 = 31;
 /// Reads a body.
 ///
 /// # Errors
-/// When it is cut off, nested too deep, has text that is not UTF-8, or goes on behind its end.
+/// When it is cut off, nested too deep, of too many values, has text that is not UTF-8, or goes on behind its end.
 pub fn read(bytes: &[u8]) -> Result<Value<'_>, CborError> {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut reader = Reader { bytes, at: 0, left: VALUES_MAX };
     let value = reader.value(0)?;
     if reader.at == bytes.len() { Ok(value) } else { Err(reader.error("it goes on behind its end")) }
 }
@@ -38,6 +38,8 @@ pub fn read(bytes: &[u8]) -> Result<Value<'_>, CborError> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Values that may still come.
+    left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -81,6 +83,7 @@ impl<'a> Reader<'a> {
         if depth > DEPTH_MAX {
             return Err(self.error("it is nested too deep"));
         }
+        self.left = self.left.checked_sub(1).ok_or(self.error("too many values"))?;
         let (major, info) = self.head()?;
         match major {
             0 => Ok(whole(self.argument(info)?, false)),
@@ -293,6 +296,8 @@ mod tests {
     #[test]
     fn nothing_makes_it_panic_and_bombs_are_refused() {
         assert!(read(&[0x9f; 100_000]).is_err());
+        let wide = [&[0x9f][..], &vec![0; VALUES_MAX], &[BREAK]].concat();
+        assert_eq!(read(&wide).unwrap_err().why, "too many values");
         assert!(read(&[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
         let mut rng = Rng::new(5);
         for _ in 0..20_000 {

@@ -42,9 +42,12 @@ fn convert_struct<'a>(value: Value<'a>, members: &[Member]) -> Result<Value<'a>,
     };
     let mut known = Vec::with_capacity(given.len());
     for (name, value) in given {
-        let member = members.iter().find(|member| member.name == name);
-        if let (Some(member), false) = (member, value == Value::Null) {
-            known.push((Cow::Borrowed(member.name), convert(value, member.shape)?));
+        let Some(member) = members.iter().find(|member| member.name == name) else { continue };
+        let value = convert(value, member.shape)?;
+        // Where a name stands twice the last one counts, even if it takes the first one back.
+        known.retain(|(is, _): &(Cow<'_, str>, _)| is != member.name);
+        if value != Value::Null {
+            known.push((Cow::Borrowed(member.name), value));
         }
     }
     Ok(Value::Map(known))
@@ -361,6 +364,8 @@ mod tests {
     fn blobs_and_times_are_what_they_are_and_unknown_members_are_gone() {
         let value = run("PutRecord", r#"{"Data":"aGk=","Other":1,"PartitionKey":null}"#).unwrap();
         assert_eq!(value, r#"Map([("Data", Blob([104, 105]))])"#);
+        let twice = run("PutRecord", r#"{"PartitionKey":"a","PartitionKey":null,"Data":"","Data":"aGk="}"#);
+        assert_eq!(twice.unwrap(), r#"Map([("Data", Blob([104, 105]))])"#);
         let value =
             run("GetShardIterator", r#"{"Timestamp":1.5,"ShardId":"a","ShardIteratorType":"LATEST"}"#);
         assert!(value.unwrap().contains("Time(UnixMs(1500))"));

@@ -1,20 +1,24 @@
 //! Values as JSON 1.1: blobs are base64, times are seconds. Pure.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::value::Value;
+use super::value::{VALUES_MAX, Value};
 
 /// Reads a body. Blobs and times are still texts and numbers.
 ///
 /// # Errors
-/// When it is no JSON, or nested too deep.
+/// When it is no JSON, nested too deep, or of too many values.
 pub fn read(bytes: &[u8]) -> Result<Value<'_>, serde_json::Error> {
-    serde_json::from_slice(bytes)
+    let left = Cell::new(VALUES_MAX);
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Any(&left).deserialize(&mut deserializer)?;
+    deserializer.end().map(|()| value)
 }
 
 /// Appends a value.
@@ -76,15 +80,20 @@ fn write_blob(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value<'a>, D::Error> {
-        deserializer.deserialize_any(Any)
+/// One value, and how many more there may be.
+struct Any<'c>(&'c Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Any<'_> {
+    type Value = Value<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+        let left = self.0.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?;
+        self.0.set(left);
+        deserializer.deserialize_any(self)
     }
 }
 
-struct Any;
-
-impl<'de> Visitor<'de> for Any {
+impl<'de> Visitor<'de> for Any<'_> {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,7 +130,7 @@ impl<'de> Visitor<'de> for Any {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
+        while let Some(item) = items.next_element_seed(Any(self.0))? {
             list.push(item);
         }
         Ok(Value::List(list))
@@ -129,8 +138,8 @@ impl<'de> Visitor<'de> for Any {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
         let mut map = Vec::new();
-        while let Some((name, member)) = members.next_entry::<Name<'de>, Value<'de>>()? {
-            map.push((name.0, member));
+        while let Some(name) = members.next_key::<Name<'de>>()? {
+            map.push((name.0, members.next_value_seed(Any(self.0))?));
         }
         Ok(Value::Map(map))
     }
@@ -141,7 +150,7 @@ struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name<'a>, D::Error> {
-        match deserializer.deserialize_str(Any)? {
+        match deserializer.deserialize_str(Any(&Cell::new(0)))? {
             Value::Text(text) => Ok(Name(text)),
             _ => Ok(Name(Cow::Borrowed(""))),
         }
@@ -178,6 +187,7 @@ mod tests {
         }
         assert!(read(&[b'"', 0xff, b'"']).is_err(), "invalid UTF-8");
         assert!(read("[".repeat(100_000).as_bytes()).is_err(), "a depth bomb");
+        assert!(read(format!("[0{}]", ",0".repeat(VALUES_MAX)).as_bytes()).is_err(), "a breadth bomb");
         assert_eq!(read(br#"{"a":1,"a":2}"#).unwrap().int_of("a"), Some(2));
     }
 }

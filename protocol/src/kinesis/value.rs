@@ -7,6 +7,9 @@ use crate::time::UnixMs;
 /// Nothing is nested deeper than this.
 pub const DEPTH_MAX: usize = 64;
 
+/// A body has at most so many values: 500 records take 2,000. More would take many times the memory of the body.
+pub const VALUES_MAX: usize = 20_000;
+
 /// A value. Blobs and times exist in what is sent, and in what was received once [`super::check`] has looked at it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {

@@ -74,6 +74,26 @@ impl Reason {
     }
 }
 
+/// How a request of the Kinesis API ended that was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undone {
+    /// Nobody who may.
+    Denied,
+    /// More than its shard or its account may.
+    Throttled,
+    /// It can't be done so.
+    Invalid,
+    /// The store could not.
+    Failed,
+}
+
+const UNDONE: [(Undone, &str); 4] = [
+    (Undone::Denied, "denied"),
+    (Undone::Throttled, "throttled"),
+    (Undone::Invalid, "invalid"),
+    (Undone::Failed, "failed"),
+];
+
 /// At most this many lines a second are told; the others are counted only.
 const LINES_PER_SECOND: u64 = 5;
 
@@ -83,6 +103,8 @@ pub struct Counters {
     accepted: AtomicU64,
     open: AtomicI64,
     closed: [AtomicU64; NAMES.len()],
+    requests: AtomicU64,
+    undone: [AtomicU64; UNDONE.len()],
     line_second: AtomicU64,
     lines: AtomicU64,
     tell: bool,
@@ -97,6 +119,8 @@ impl Counters {
             accepted: AtomicU64::new(0),
             open: AtomicI64::new(0),
             closed: std::array::from_fn(|_| AtomicU64::new(0)),
+            requests: AtomicU64::new(0),
+            undone: std::array::from_fn(|_| AtomicU64::new(0)),
             line_second: AtomicU64::new(0),
             lines: AtomicU64::new(0),
             tell,
@@ -118,6 +142,14 @@ impl Counters {
         self.closed[reason.index()].fetch_add(1, Ordering::Relaxed);
         if self.tell && reason != Reason::Shutdown {
             self.line(&format_args!("closed {peer} ({}): {detail}", reason.code()));
+        }
+    }
+
+    /// A request of the Kinesis API was answered.
+    pub(crate) fn answered(&self, undone: Option<Undone>) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        for ((how, _), counter) in UNDONE.iter().zip(&self.undone) {
+            counter.fetch_add(u64::from(undone == Some(*how)), Ordering::Relaxed);
         }
     }
 
@@ -145,6 +177,11 @@ impl Counters {
         for (reason, name) in NAMES {
             status.insert(format!("connections_closed_{name}"), self.count(reason) as f64);
         }
+        let mut put = |name: &str, counter: &AtomicU64| {
+            status.insert(format!("kinesis_requests_{name}"), counter.load(Ordering::Relaxed) as f64);
+        };
+        put("total", &self.requests);
+        UNDONE.iter().zip(&self.undone).for_each(|((_, name), counter)| put(name, counter));
     }
 }
 
@@ -161,5 +198,17 @@ mod tests {
             counters.refused(reason, peer, &"");
             assert_eq!(counters.count(reason), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn requests_are_counted_by_how_they_ended() {
+        let counters = Counters::new(Clock::start(), false);
+        for undone in [None, None, Some(Undone::Throttled)] {
+            counters.answered(undone);
+        }
+        let mut status = BTreeMap::new();
+        counters.add_to(&mut status);
+        let count = |name: &str| status[&format!("kinesis_requests_{name}")] as u64;
+        assert_eq!([count("total"), count("throttled"), count("invalid")], [3, 1, 0]);
     }
 }

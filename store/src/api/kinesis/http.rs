@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,8 +26,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
 
+use super::linger::Lingering;
 use super::{Answer, Caller};
 use crate::api::Shared;
+use crate::api::counters::Undone;
 
 /// Ten MiB of data in base64, and what stands around them.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -60,7 +63,7 @@ pub(crate) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (idle, farewell) = (shared.limits.idle, shared.limits.farewell);
+    let (idle, stall, farewell) = (shared.limits.idle, shared.limits.stall, shared.limits.farewell);
     let half_open: HalfOpen = Arc::new(Mutex::new(Some(half_open)));
     let known = half_open.clone();
     let service = service_fn(move |request| {
@@ -78,6 +81,8 @@ pub(crate) async fn serve<S>(
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_EVERY);
+    let hurry = Arc::new(AtomicBool::new(false));
+    let stream = Lingering::new(stream, stall, hurry.clone());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let patience = tokio::time::sleep(idle);
@@ -96,6 +101,7 @@ pub(crate) async fn serve<S>(
             }
         }
     }
+    hurry.store(true, Ordering::Relaxed);
     connection.as_mut().graceful_shutdown();
     let _ = timeout(farewell, connection).await;
 }
@@ -239,8 +245,24 @@ fn failed(encoding: Encoding, error: ApiError) -> Response<Body> {
     let status = error.status();
     // The one exception that writes it so.
     let member = if error.kind == "SerializationException" { "Message" } else { "message" };
+    let undone = undone(error.kind);
     let value = Value::map([("__type", error.kind.into()), (member, error.message.into())]);
-    whole(status, Some(encoding.content_type()), encoding.bytes(&value))
+    let mut response = whole(status, Some(encoding.content_type()), encoding.bytes(&value));
+    response.extensions_mut().insert(undone);
+    response
+}
+
+fn undone(kind: &str) -> Undone {
+    match kind {
+        "MissingAuthenticationTokenException"
+        | "IncompleteSignatureException"
+        | "InvalidSignatureException"
+        | "UnrecognizedClientException"
+        | "AccessDeniedException" => Undone::Denied,
+        "ProvisionedThroughputExceededException" | "LimitExceededException" => Undone::Throttled,
+        "InternalFailure" => Undone::Failed,
+        _ => Undone::Invalid,
+    }
 }
 
 fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
@@ -257,6 +279,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &Ha
     let preflight = from_page && request.method() == Method::OPTIONS;
     let mut response =
         if preflight { whole(200, None, Vec::new()) } else { respond(shared, request, half_open).await };
+    let bad = response.status().is_client_error() || response.status().is_server_error();
+    let undone = response.extensions().get::<Undone>().copied();
+    shared.counters.answered(undone.or(bad.then_some(Undone::Invalid)));
     let mut random = [0; 70];
     // Without randomness the ids are all the same, and nothing else is wrong.
     let _ = getrandom::fill(&mut random);

@@ -20,6 +20,7 @@ use crate::service::records::Sketch;
 mod accounts;
 mod consumers;
 pub(crate) mod http;
+mod linger;
 mod marks;
 mod passing;
 mod records;
