@@ -1,94 +1,12 @@
-"""Every operation of the Kinesis API that the store does, through boto3: happy paths and bad inputs.
-
-Needs boto3. KINESIN_DATA is a running store's data folder, KINESIN_ENDPOINT its https address, KINESIN_PLAIN its http
-address. Prints a line for each case and ends with 1 if one failed.
+"""Every operation of the Kinesis API that the store does, through boto3: happy paths and bad inputs. What every request
+has whatever it asks is in wire.py. Needs boto3.
 """
 
 import concurrent.futures
 import datetime
-import hashlib
-import http.client
-import os
-import sys
 import time
-import traceback
-import urllib.error
-import urllib.request
 
-import boto3
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.config import Config
-from botocore.exceptions import ClientError
-
-data = os.environ["KINESIN_DATA"]
-endpoint = os.environ["KINESIN_ENDPOINT"]
-plain = os.environ["KINESIN_PLAIN"]
-os.environ["AWS_SHARED_CREDENTIALS_FILE"] = f"{data}/admin.credentials"
-os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-ACCOUNT = "000000000000"
-
-
-def client(url=endpoint, **more):
-    config = Config(retries={"max_attempts": 0}, parameter_validation=False, **more.pop("config", {}))
-    return boto3.client("kinesis", endpoint_url=url, region_name=more.pop("region_name", "local-1"), verify=f"{data}/ca.pem", config=config, **more)
-
-
-k = client()
-cases = []
-
-
-def case(function):
-    cases.append(function)
-    return function
-
-
-def refused(kind, call, **arguments):
-    try:
-        call(**arguments)
-    except ClientError as error:
-        got = error.response["Error"]
-        assert got["Code"] == kind, f"{got['Code']}: {got['Message']}, not {kind}"
-        return got["Message"]
-    raise AssertionError(f"{kind} was expected")
-
-
-def wait_active(name):
-    for _ in range(200):
-        if k.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE":
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{name} does not become active")
-
-
-def wait_gone(name):
-    for _ in range(200):
-        try:
-            k.describe_stream_summary(StreamName=name)
-        except k.exceptions.ResourceNotFoundException:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{name} does not go")
-
-
-def make(name, shards=1, **more):
-    k.create_stream(StreamName=name, ShardCount=shards, **more)
-    wait_active(name)
-    return f"arn:aws:kinesis:local-1:{ACCOUNT}:stream/{name}"
-
-
-def read_all(name, shard, kind="TRIM_HORIZON", **more):
-    iterator = k.get_shard_iterator(StreamName=name, ShardId=shard, ShardIteratorType=kind, **more)["ShardIterator"]
-    records = []
-    while iterator:
-        answer = k.get_records(ShardIterator=iterator)
-        records += answer["Records"]
-        iterator = answer.get("NextShardIterator")
-        if iterator and not answer["Records"]:
-            assert answer["MillisBehindLatest"] == 0
-            return records, None
-        time.sleep(0.21)
-    return records, answer["ChildShards"]
+from common import *
 
 
 @case
@@ -440,10 +358,10 @@ def a_consumer_gets_two_mebibytes_a_second():
 @case
 def accounts_and_regions_see_their_own_streams_only():
     make("shared")
-    abroad = client(region_name="eu-west-1")
-    others = boto3.Session(profile_name="other").client("kinesis", endpoint_url=endpoint, region_name="local-1", verify=f"{data}/ca.pem")
+    abroad = client(region="eu-west-1")
+    others = client(profile="other")
     for theirs, arn in [(abroad, f"arn:aws:kinesis:eu-west-1:{ACCOUNT}:stream/shared"),
-                        (others, "arn:aws:kinesis:local-1:111122223333:stream/shared")]:
+                        (others, f"arn:aws:kinesis:local-1:{OTHER_ACCOUNT}:stream/shared")]:
         assert theirs.list_streams()["StreamNames"] == []
         refused("ResourceNotFoundException", theirs.describe_stream_summary, StreamName="shared")
         theirs.create_stream(StreamName="shared", ShardCount=2)
@@ -483,78 +401,7 @@ def account_settings_are_kept():
     told = k.describe_account_settings()["MinimumThroughputBillingCommitment"]
     assert told["EarliestAllowedEndAt"] - told["StartedAt"] == datetime.timedelta(days=1)
     assert status(k.update_account_settings(MinimumThroughputBillingCommitment={"Status": "DISABLED"})) == "ENABLED_UNTIL_EARLIEST_ALLOWED_END"
-    assert status(client(region_name="eu-west-1").describe_account_settings()) == "DISABLED"
-
-
-@case
-def signatures_are_checked():
-    key = boto3.Session().get_credentials()
-    wrong = client(aws_access_key_id=key.access_key, aws_secret_access_key="x" * 40)
-    assert refused("InvalidSignatureException", wrong.list_streams).startswith("The request signature we calculated")
-    unknown = client(aws_access_key_id="AKIAXXXXXXXXXXXXXXXX", aws_secret_access_key="x")
-    assert refused("UnrecognizedClientException", unknown.list_streams) == "The security token included in the request is invalid."
-
-    def post(headers, body=b"{}", target="ListStreams", sign=False, method="POST", kind="application/x-amz-json-1.1", region="local-1"):
-        headers = {"Content-Type": kind, "X-Amz-Target": f"Kinesis_20131202.{target}", **headers}
-        request = AWSRequest(method, plain, data=body, headers=headers)
-        if sign:
-            SigV4Auth(key, "kinesis", region).add_auth(request)
-        sent = urllib.request.Request(plain, data=body, headers=dict(request.headers), method=method)
-        try:
-            with urllib.request.urlopen(sent) as answer:
-                return answer.status, answer.read().decode(), answer.headers
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(), error.headers
-
-    status, body, headers = post({})
-    assert (status, body) == (400, '{"__type":"MissingAuthenticationTokenException","message":"Missing Authentication Token"}')
-    assert len(headers["x-amzn-RequestId"]) == 36 and headers["x-amz-id-2"]
-    status, body, _ = post({"Authorization": "AWS4-HMAC-SHA256 Credential=x"})
-    assert status == 400 and "IncompleteSignatureException" in body and "'Signature' parameter" in body
-    assert post({}, sign=True)[0] == 200
-    assert "valid region" in post({}, sign=True, region="Local_1")[1]
-    assert post({}, target="Nothing", sign=True)[1] == '{"__type":"UnknownOperationException"}'
-    assert post({}, target="CreateQueue", sign=True)[1] == '{"__type":"UnknownOperationException"}'
-    assert post({}, body=b"{", sign=True)[1] == '{"__type":"SerializationException"}'
-    assert post({}, body=b'{"Limit":"x"}', sign=True)[1] == (
-        '{"__type":"SerializationException","Message":"class java.lang.String can not be converted to an Integer"}')
-    assert post({}, body=b"[" * 5000, sign=True)[0] == 400
-    assert post({}, kind="text/plain")[0] == 404
-    assert post({}, method="PUT")[0] == 403
-    # Refused before it is sent.
-    connection = http.client.HTTPConnection(plain.removeprefix("http://"), timeout=10)
-    connection.putrequest("POST", "/")
-    connection.putheader("Content-Length", str(17 << 20))
-    connection.endheaders()
-    assert connection.getresponse().status == 413
-    # CBOR: {} in, maps of open length out.
-    request = AWSRequest("POST", plain, data=b"\xbf\xff", headers={
-        "Content-Type": "application/x-amz-cbor-1.1", "X-Amz-Target": "Kinesis_20131202.ListStreams"})
-    SigV4Auth(key, "kinesis", "local-1").add_auth(request)
-    with urllib.request.urlopen(urllib.request.Request(plain, data=b"\xbf\xff", headers=dict(request.headers))) as answer:
-        body = answer.read()
-        assert body[:1] == b"\xbf" and body[-1:] == b"\xff" and b"StreamNames" in body
-    sent = urllib.request.Request(plain, method="OPTIONS", headers={
-        "Origin": "http://x", "Access-Control-Request-Headers": "a", "Access-Control-Request-Method": "POST"})
-    with urllib.request.urlopen(sent) as answer:
-        assert (answer.headers["Access-Control-Max-Age"], answer.headers["Access-Control-Allow-Headers"]) == ("172800", "a")
-
-
-@case
-def a_presigned_query_is_as_good_as_a_header():
-    from botocore.auth import SigV4QueryAuth
-    key = boto3.Session().get_credentials()
-    headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "Kinesis_20131202.ListStreams"}
-    request = AWSRequest("POST", plain + "/", headers=headers)
-
-    class WithBody(SigV4QueryAuth):
-        def payload(self, request):
-            return hashlib.sha256(b"{}").hexdigest()
-
-    WithBody(key, "kinesis", "local-1", expires=60).add_auth(request)
-    sent = urllib.request.Request(request.url, data=b"{}", headers={**headers, **dict(request.headers)})
-    with urllib.request.urlopen(sent) as answer:
-        assert answer.status == 200
+    assert status(client(region="eu-west-1").describe_account_settings()) == "DISABLED"
 
 
 @case
@@ -570,16 +417,4 @@ def many_writers_lose_nothing():
     assert got == stored > 0, (got, stored)
 
 
-failed = 0
-for function in cases:
-    if len(sys.argv) > 1 and sys.argv[1] not in function.__name__:
-        continue
-    started = time.time()
-    try:
-        function()
-        print(f"ok      {function.__name__} ({time.time() - started:.1f} s)", flush=True)
-    except Exception:
-        failed += 1
-        print(f"FAILED  {function.__name__}", flush=True)
-        traceback.print_exc()
-sys.exit(failed > 0)
+run()

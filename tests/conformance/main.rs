@@ -56,7 +56,7 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
     run("aws", home.path(), &["--endpoint-url", &url, "kinesis", "list-streams"], plain, &store);
     // A second account: a profile more, and a new start.
     let other =
-        "\n[other]\naws_access_key_id = OTHER\naws_secret_access_key = o\naws_account_id = 111122223333\n";
+        "\n[other]\naws_access_key_id = OTHER\naws_secret_access_key = o\naws_account_id = 123456789012\n";
     let file = std::fs::File::options().append(true).open(home.path().join("data/admin.credentials"));
     file.and_then(|mut file| file.write_all(other.as_bytes())).expect("a file of keys");
     store.kill().expect("a store that can be killed");
