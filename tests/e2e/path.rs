@@ -13,11 +13,11 @@ use crate::eventually;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_serve_and_enroll_print_is_all_that_a_new_user_needs() {
     let Some(rig) = Rig::start(&[]).await else { return };
-    let printed = rig.store.printed();
     for line in
         ["kinesin put hello 'first record'", "kinesin tail hello --from trim-horizon", "export KINESIN_DATA="]
     {
-        assert!(printed.contains(line), "{printed}");
+        // It answers before it has printed.
+        eventually!(line, rig.store.printed().contains(line));
     }
     rig.store.command(&["put", "hello", "first record"]).unwrap();
     let tailed = rig.kinesin("tail hello --from trim-horizon --no-follow");

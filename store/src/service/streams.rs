@@ -70,7 +70,9 @@ impl Service {
     }
 
     fn may_make(&self, name: &StreamName) -> bool {
-        self.inner.settings.auto_create || name.as_str() == LOSS_STREAM
+        // Those of other accounts and regions are made by their owners, over their own wire.
+        let ours = name.local() == name.as_str();
+        (self.inner.settings.auto_create && ours) || name.as_str() == LOSS_STREAM
     }
 
     async fn open_or_make(&self, principal: &Principal, name: &StreamName) -> Result<StreamInfo, CallError> {
