@@ -351,3 +351,16 @@ async fn only_an_administrator_reads_and_commands() {
     let nobody = Principal::anonymous();
     assert!(rig.service.open_streams(&nobody, &[StreamName::new("x").unwrap()]).await.is_empty());
 }
+
+#[tokio::test]
+async fn streams_of_other_accounts_are_not_made_by_writing_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    let theirs = StreamName::within("123456789012", "eu-west-1", "logs").unwrap();
+    let opened = rig.service.open_streams(&admin(), &[theirs.clone(), rig.name.clone()]).await;
+    assert_eq!(opened.iter().map(|info| &info.name).collect::<Vec<_>>(), [&rig.name]);
+    // Once its owner has made it, it is a stream like any other.
+    rig.service.create_stream(&admin(), &theirs, 1, StreamConfig::default()).await.unwrap();
+    assert_eq!(rig.service.open_streams(&admin(), std::slice::from_ref(&theirs)).await.len(), 1);
+    rig.service.close().await;
+}

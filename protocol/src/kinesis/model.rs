@@ -157,21 +157,20 @@ const COMMITMENT: Shape = Shape::Struct(&[must("Status", Shape::Enum(&["ENABLED"
 const ITERATOR_TYPE: Shape =
     Shape::Enum(&["AFTER_SEQUENCE_NUMBER", "LATEST", "AT_TIMESTAMP", "AT_SEQUENCE_NUMBER", "TRIM_HORIZON"]);
 const MODE: Shape = Shape::Struct(&[must("StreamMode", Shape::Enum(&["PROVISIONED", "ON_DEMAND"]))]);
-const METRICS: Shape = Shape::List(
-    1,
-    7,
-    &Shape::Enum(&[
-        "IncomingBytes",
-        "IncomingRecords",
-        "OutgoingBytes",
-        "OutgoingRecords",
-        "WriteProvisionedThroughputExceeded",
-        "ReadProvisionedThroughputExceeded",
-        "IteratorAgeMilliseconds",
-        "ALL",
-    ]),
-    "",
-);
+/// In a list of metrics: every one of them.
+pub const ALL_METRICS: &str = "ALL";
+/// Metrics that a shard may be asked to have.
+pub const METRIC_NAMES: &[&str] = &[
+    "IncomingBytes",
+    "IncomingRecords",
+    "OutgoingBytes",
+    "OutgoingRecords",
+    "WriteProvisionedThroughputExceeded",
+    "ReadProvisionedThroughputExceeded",
+    "IteratorAgeMilliseconds",
+    ALL_METRICS,
+];
+const METRICS: Shape = Shape::List(1, 7, &Shape::Enum(METRIC_NAMES), "");
 const FILTER: Shape = Shape::Struct(&[
     must(
         "Type",

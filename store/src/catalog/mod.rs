@@ -1,4 +1,4 @@
-//! Which streams and enrolment tokens exist. The truth is a log of changes ([`Catalog`]); the state is what the
+//! Which streams and enrolment tokens exist, and what accounts have asked for. The truth is a log of changes ([`Catalog`]); the state is what the
 //! changes come to ([`CatalogState`], pure); [`view`] is the same in sled, derived and thrown away on any doubt.
 //! Shards are not in here: they are in their stream's own log, so that a reshard and the records around it can't
 //! disagree.

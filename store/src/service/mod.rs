@@ -1,8 +1,8 @@
 //! What the store does, in our own nouns: sessions, appends, reads, streams, tokens. The only way in for every
 //! API, and for every reader. Never in here: a wire format, a socket, TLS.
 //!
-//! [`streams`] makes, changes and removes streams; [`records`] takes records one by one; [`read`] reads them; [`tokens`] lets agents in; [`upkeep`] is
-//! what happens by the clock.
+//! [`streams`] makes, changes and removes streams; [`records`] takes records one by one; [`read`] reads them; [`tokens`]
+//! lets agents in; [`upkeep`] and `scaling` are what happens by the clock.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

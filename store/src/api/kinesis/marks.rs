@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::kinesis::ApiError;
 use protocol::kinesis::arn::Arn;
+use protocol::kinesis::model::{ALL_METRICS, METRIC_NAMES};
 use protocol::kinesis::value::Value;
 use protocol::name::StreamName;
 use protocol::stream::{Scaling, StreamConfig};
@@ -17,16 +18,6 @@ use crate::catalog::Traits;
 /// Tags of one stream or consumer.
 const TAGS_MAX: usize = 50;
 const TAGS_LIMIT: i64 = 50;
-
-const METRICS: [&str; 7] = [
-    "IncomingBytes",
-    "IncomingRecords",
-    "OutgoingBytes",
-    "OutgoingRecords",
-    "WriteProvisionedThroughputExceeded",
-    "ReadProvisionedThroughputExceeded",
-    "IteratorAgeMilliseconds",
-];
 
 type Tags = BTreeMap<String, String>;
 
@@ -190,8 +181,7 @@ impl Call<'_> {
         }
         let resource = self.resource()?;
         self.change_marks(&resource, |_, policy| match (new, policy) {
-            (None, policy @ None) => {
-                let _ = policy;
+            (None, None) => {
                 let message = format!("No resource policy found for resource ARN {}", resource.arn);
                 Err(ApiError::new("ResourceNotFoundException", message))
             }
@@ -207,7 +197,8 @@ impl Call<'_> {
         let found = self.find_active()?;
         let named: Vec<&str> =
             self.body.list_of("ShardLevelMetrics").iter().filter_map(Value::as_str).collect();
-        let named = if named.contains(&"ALL") { METRICS.to_vec() } else { named };
+        let all = || METRIC_NAMES.iter().copied().filter(|name| *name != ALL_METRICS).collect();
+        let named = if named.contains(&ALL_METRICS) { all() } else { named };
         let (before, after) = self
             .change(&found.name, |traits| {
                 let before = traits.metrics.clone();
