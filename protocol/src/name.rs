@@ -40,7 +40,9 @@ pub fn is_region(text: &str) -> bool {
     !text.is_empty() && text.len() <= REGION_CHARS_MAX && text.bytes().all(good)
 }
 
-fn is_account(text: &str) -> bool {
+/// Whether a text can be an account: twelve digits.
+#[must_use]
+pub fn is_account(text: &str) -> bool {
     text.len() == ACCOUNT_DIGITS && text.bytes().all(|b| b.is_ascii_digit())
 }
 
@@ -79,6 +81,13 @@ impl StreamName {
     #[must_use]
     pub fn local(&self) -> &str {
         self.0.rsplit(':').next().unwrap_or_default()
+    }
+
+    /// Its account and region, if it is not of the store's own.
+    #[must_use]
+    pub fn namespace(&self) -> Option<(&str, &str)> {
+        let (account, rest) = self.0.split_once(':')?;
+        rest.split_once(':').map(|(region, _)| (account, region))
     }
 
     /// The name as text.

@@ -1,7 +1,7 @@
 //! Real clients of the Kinesis API against a real store: what each promises is in the script beside this file.
 //!
-//! Needs Python with `tests/requirements.txt` in `.venv` and Node with the packages of `node/package.json`, which
-//! `tests/all` installs; otherwise it says that it was skipped.
+//! Needs Python with `tests/requirements.txt` in `.venv`, Node with the packages of `node/package.json`, and Go with
+//! Debian's packages of the SDKs, all of which `tests/all` installs; otherwise it says that it was skipped.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -27,6 +27,8 @@ fn run(program: &str, home: &Path, arguments: &[&str], plain: u16, store: &Store
         .env("AWS_CA_BUNDLE", data.join("ca.pem"))
         .env("NODE_EXTRA_CA_CERTS", data.join("ca.pem"))
         .env("AWS_REGION", "local-1")
+        .env("GOPATH", "/usr/share/gocode")
+        .env("GO111MODULE", "off")
         .env("KINESIN", binary("kinesin").expect("the program"))
         .output()
         .expect("the client starts");
@@ -71,4 +73,5 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
         Box::pin(sdk::run(SocketAddr::from(([127, 0, 0, 1], plain)), http2, &credentials)).await;
     }
     run("node", home.path(), &["node/kinesis.mjs"], plain, &store);
+    run("go", home.path(), &["run", "go/kinesis.go"], plain, &store);
 }

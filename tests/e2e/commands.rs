@@ -156,6 +156,80 @@ async fn status_and_bench_and_enroll_speak_to_people_and_to_programs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_kinesis_api_keeps_of_a_stream_has_commands_too() {
+    let Some(rig) = Rig::start(&[]).await else { return };
+    rig.kinesin("stream create logs --shards 2");
+    let tags = rig.json("stream tag logs fleet=north a=b --json");
+    assert_eq!(tags, serde_json::json!({ "fleet": "north", "a": "b" }));
+    assert_eq!(rig.json("stream tag logs --remove a --json"), serde_json::json!({ "fleet": "north" }));
+    let policy = r#"{"Version":"2012-10-17"}"#;
+    rig.store.command(&["stream", "policy", "logs", "--set", policy]).unwrap();
+    assert_eq!(rig.json("stream policy logs"), serde_json::json!({ "Version": "2012-10-17" }));
+    assert_eq!(rig.json("stream policy logs --remove"), serde_json::json!({}));
+    let encrypted = rig.json("stream encrypt logs --key alias/fleet --json");
+    assert_eq!(
+        (encrypted["encryption"].as_str(), encrypted["key"].as_str()),
+        (Some("KMS"), Some("alias/fleet"))
+    );
+    assert_eq!(rig.json("stream encrypt logs --off --json")["encryption"], "NONE");
+    assert_eq!(
+        rig.json("stream monitor logs --on IncomingBytes --json"),
+        serde_json::json!(["IncomingBytes"])
+    );
+    assert_eq!(rig.json("stream monitor logs --off ALL --json"), serde_json::json!([]));
+    let open = |stream: &serde_json::Value| {
+        stream["shards"].as_array().unwrap().iter().filter(|shard| shard["closed"] == false).count()
+    };
+    assert_eq!(open(&rig.json("stream reshard logs 4 --json")), 4);
+
+    assert!(rig.kinesin("consumer list logs").contains("no consumers"));
+    let made = rig.json("consumer register logs dash --json");
+    assert!(made["ConsumerARN"].as_str().unwrap().contains("stream/logs/consumer/dash:"), "{made}");
+    let twice = rig.store.command(&["consumer", "register", "logs", "dash"]).unwrap_err().to_string();
+    assert!(twice.contains("already exists"), "{twice}");
+    assert_eq!(rig.json("consumer list logs --json").as_array().unwrap().len(), 1);
+    assert_eq!(rig.json("consumer describe logs dash --json")["ConsumerName"], "dash");
+    rig.kinesin("consumer deregister logs dash");
+    assert!(rig.kinesin("consumer list logs").contains("no consumers"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_operation_of_the_kinesis_api_is_the_operators_and_no_agents() {
+    let Some(rig) = Rig::start(&[]).await else { return };
+    let api = |words: &[&str]| rig.store.command(&[&["api"], words].concat());
+    let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
+    api(&["CreateStream", r#"{"StreamName":"logs","ShardCount":1}"#]).unwrap();
+    let record = r#"{"StreamName":"logs","PartitionKey":"k","Data":"aGVsbG8="}"#;
+    assert_eq!(json(api(&["PutRecord", record]).unwrap())["ShardId"], "shardId-000000000000");
+    assert_eq!(rig.json("tail logs --from trim-horizon --limit 1 --json")["data"], "hello");
+    let iterator =
+        r#"{"StreamName":"logs","ShardId":"shardId-000000000000","ShardIteratorType":"TRIM_HORIZON"}"#;
+    let iterator = json(api(&["GetShardIterator", iterator]).unwrap());
+    let got = json(api(&["GetRecords", &iterator.to_string()]).unwrap());
+    assert_eq!(got["Records"][0]["Data"], "aGVsbG8=");
+
+    // Another account's streams are told apart by their names.
+    let elsewhere = ["--account", "123456789012", "--region", "eu-west-1"];
+    api(&[&["CreateStream", r#"{"StreamName":"logs","ShardCount":3}"#], &elsewhere[..]].concat()).unwrap();
+    assert_eq!(json(api(&[&["ListStreams"], &elsewhere[..]].concat()).unwrap())["StreamNames"][0], "logs");
+    let tags = rig.json("stream tag 123456789012:eu-west-1:logs whose=theirs --json");
+    assert_eq!(tags["whose"], "theirs");
+    assert_eq!(rig.json("stream tag logs --json"), serde_json::json!({}));
+
+    for (words, says) in [
+        (&["Nonsense"][..], "no operation"),
+        (&["PutRecord", "{"], "not JSON"),
+        (&["PutRecord"], "Member must not be null"),
+        (&["SubscribeToShard"], "kinesin tail"),
+        (&["ListStreams", "{}", "--account", "1"], "twelve digits"),
+        (&["ListStreams", "@/nothing/here"], "/nothing/here"),
+    ] {
+        let error = api(words).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_stay_in_order_while_shards_are_split_and_merged_under_writing() {
     let Some(rig) = Rig::start(&[]).await else { return };
     rig.kinesin("stream create logs --rate off");

@@ -41,6 +41,21 @@ impl ApiError {
     }
 }
 
+impl From<ApiError> for CallError {
+    fn from(error: ApiError) -> CallError {
+        let code = match error.kind {
+            "ResourceNotFoundException" => CallErrorCode::NotFound,
+            "ResourceInUseException" => CallErrorCode::Exists,
+            "AccessDeniedException" => CallErrorCode::Denied,
+            "LimitExceededException" => CallErrorCode::Limit,
+            "ProvisionedThroughputExceededException" => CallErrorCode::Busy,
+            "InternalFailure" => CallErrorCode::Internal,
+            _ => CallErrorCode::Invalid,
+        };
+        CallError { code, message: format!("{}: {}", error.kind, error.message) }
+    }
+}
+
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> ApiError {
         let kind = match error.code {

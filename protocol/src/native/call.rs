@@ -143,6 +143,19 @@ pub enum Call {
     },
     /// What the store is doing: [`Reply::Status`].
     Status {},
+    /// An operation of the Kinesis API, for operators: [`Reply::Kinesis`].
+    Kinesis {
+        /// Its name, such as `ListShards`.
+        operation: String,
+        /// Its request, in the API's JSON.
+        body: String,
+        /// In whose name; the store's own account where it is not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<String>,
+        /// In which region; the store's own where it is not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<String>,
+    },
 }
 
 /// What a call is answered with.
@@ -171,6 +184,11 @@ pub enum Reply {
     },
     /// Counters and gauges by name.
     Status(std::collections::BTreeMap<String, f64>),
+    /// What an operation of the Kinesis API answered.
+    Kinesis {
+        /// In the API's JSON; empty where it answers nothing.
+        body: String,
+    },
     /// It was not done.
     Error(CallError),
 }

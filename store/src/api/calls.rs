@@ -6,7 +6,7 @@ use protocol::stream::{CallError, CallErrorCode};
 use crate::principal::{Principal, Role};
 use crate::service::Service;
 
-/// Does every call but `Read`, `Enroll`, `Renew` and `CreateEnrollToken`, which the connection answers itself.
+/// Does every call but `Read`, `Enroll`, `Renew`, `CreateEnrollToken` and `Kinesis`, which the connection answers itself.
 pub async fn answer(service: &Service, principal: &Principal, call: Call) -> Reply {
     try_answer(service, principal, call).await.unwrap_or_else(Reply::Error)
 }
@@ -37,7 +37,11 @@ async fn try_answer(service: &Service, principal: &Principal, call: Call) -> Res
             let message = format!("{principal} may not see the store's status: use the admin certificate");
             return Err(CallError { code: CallErrorCode::Denied, message });
         }
-        Call::Read { .. } | Call::CreateEnrollToken { .. } | Call::Enroll { .. } | Call::Renew { .. } => {
+        Call::Read { .. }
+        | Call::CreateEnrollToken { .. }
+        | Call::Enroll { .. }
+        | Call::Renew { .. }
+        | Call::Kinesis { .. } => {
             let message = "this call is answered by the connection".to_owned();
             return Err(CallError { code: CallErrorCode::Internal, message });
         }

@@ -11,9 +11,12 @@ use protocol::native::url::StoreUrl;
 
 use crate::client::{Client, ClientError, Target};
 
+mod api;
 mod bench;
 mod check;
+mod consumer;
 mod enroll;
+mod marks;
 mod out;
 mod put;
 mod serve;
@@ -39,6 +42,11 @@ enum Command {
     /// Makes, shows, changes and removes streams.
     #[command(subcommand)]
     Stream(stream::StreamCommand),
+    /// Registers, shows and removes consumers that have a read rate of their own.
+    #[command(subcommand)]
+    Consumer(consumer::ConsumerCommand),
+    /// Does an operation of the Kinesis API as the operator.
+    Api(api::ApiArgs),
     /// Puts records into a stream.
     Put(put::PutArgs),
     /// Prints the records of a stream, and those that come.
@@ -143,6 +151,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => Box::pin(serve::run(args)).await,
         Command::Agent(command) => enroll::run(command).await,
         Command::Stream(command) => stream::run(command).await,
+        Command::Consumer(command) => consumer::run(command).await,
+        Command::Api(args) => api::run(args).await,
         Command::Put(args) => Box::pin(put::run(args)).await,
         Command::Tail(args) => Box::pin(tail::run(args)).await,
         Command::Status(args) => status::run(args).await,
@@ -184,6 +194,13 @@ mod tests {
             "kinesin stream create logs --shards 4 --retention 24h --rate off --fsync 5ms --data data",
             "kinesin stream update logs --rate 1MiB/s,1000/s --data data",
             "kinesin stream split logs 0 --data data",
+            "kinesin stream reshard logs 8 --data data",
+            "kinesin stream tag logs fleet=north --remove old --data data",
+            "kinesin stream policy logs --set @policy.json --data data",
+            "kinesin stream encrypt logs --key alias/fleet --data data",
+            "kinesin stream monitor logs --on ALL --data data",
+            "kinesin consumer register logs dashboard --data data",
+            "kinesin api ListShards {\"StreamName\":\"logs\"} --data data",
             "kinesin put logs hello world --key k --data data",
             "kinesin tail logs --from at-time=2026-11-20T12:00:00Z --shard 0 --shard 1 --json --data data",
             "kinesin bench --writers 64 --seconds 10 --spawn",

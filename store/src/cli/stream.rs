@@ -9,7 +9,7 @@ use protocol::name::StreamName;
 use protocol::native::call::{Call, Reply, ShardInfo, StreamConfig, StreamInfo};
 use protocol::sequence::ShardId;
 
-use super::{StoreArgs, out, unexpected};
+use super::{StoreArgs, marks, out, unexpected};
 use protocol::stream::Scaling;
 
 use crate::client::Client;
@@ -30,17 +30,27 @@ pub(super) enum StreamCommand {
     Split(SplitArgs),
     /// Makes one shard of two neighbours.
     Merge(MergeArgs),
+    /// Gives a stream another number of shards, of equal shares.
+    Reshard(marks::ReshardArgs),
+    /// Shows, sets and takes away the tags of a stream.
+    Tag(marks::TagArgs),
+    /// Shows, sets and takes away the resource policy of a stream.
+    Policy(marks::PolicyArgs),
+    /// Says by which key a stream is encrypted, for clients that ask.
+    Encrypt(marks::EncryptArgs),
+    /// Shows and chooses the metrics of each shard.
+    Monitor(marks::MonitorArgs),
     /// Removes a stream with all its records.
     Delete(DeleteArgs),
 }
 
 #[derive(Debug, Args)]
-struct Common {
+pub(super) struct Common {
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    store: StoreArgs,
+    pub(super) store: StoreArgs,
 }
 
 #[derive(Debug, Args)]
@@ -204,7 +214,7 @@ pub(super) async fn run(command: StreamCommand) -> anyhow::Result<()> {
         StreamCommand::List(args) => list(args).await,
         StreamCommand::Describe(args) => {
             let client = args.common.store.connect().await?;
-            show(&args.common, &client.stream(Call::DescribeStream { name: args.name }).await?)
+            show_now(&client, args.name, &args.common).await
         }
         StreamCommand::Update(args) => update(args).await,
         StreamCommand::Split(args) => {
@@ -217,8 +227,18 @@ pub(super) async fn run(command: StreamCommand) -> anyhow::Result<()> {
             let call = Call::MergeShards { name: args.name, shard: args.shard, adjacent: args.adjacent };
             show(&args.common, &client.stream(call).await?)
         }
+        StreamCommand::Reshard(args) => marks::reshard(args).await,
+        StreamCommand::Tag(args) => marks::tag_stream(args).await,
+        StreamCommand::Policy(args) => marks::policy(args).await,
+        StreamCommand::Encrypt(args) => marks::encrypt(args).await,
+        StreamCommand::Monitor(args) => marks::monitor(args).await,
         StreamCommand::Delete(args) => delete(args).await,
     }
+}
+
+/// Shows a stream as it is now.
+pub(super) async fn show_now(client: &Client, name: StreamName, common: &Common) -> anyhow::Result<()> {
+    show(common, &client.stream(Call::DescribeStream { name }).await?)
 }
 
 async fn create(args: CreateArgs) -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
 //! The Kinesis Data Streams API: turns its requests into calls of the service, and the service's words into its own.
-//! [`http`] is the connection; each other module is some operations. What only this API knows of (statuses that pass,
+//! [`http`] is the connection, [`operator`] the operator's way in; each other module is some operations. What only this API knows of (statuses that pass,
 //! the rates of readers) lives in [`passing`] and is gone after a restart.
 
 use protocol::kinesis::ApiError;
@@ -22,6 +22,7 @@ mod consumers;
 pub(crate) mod http;
 mod linger;
 mod marks;
+mod operator;
 mod passing;
 mod records;
 mod shards;

@@ -67,8 +67,24 @@ pub(crate) async fn answer(
             let reply = shared.auth.create_token(&shared.service, &principal, &agent, ttl_s, uses).await;
             Answer::reply(id, &reply)
         }
+        Call::Kinesis { operation, body, account, region } => {
+            // Finished even if the connection goes away meanwhile.
+            let done = tokio::spawn(async move {
+                shared.kinesis.for_operator(principal, &operation, body.as_bytes(), account, region).await
+            });
+            let reply = match done.await {
+                Ok(Ok(body)) => Reply::Kinesis { body },
+                Ok(Err(error)) => Reply::Error(error.into()),
+                Err(broke) => Reply::Error(broken(&broke)),
+            };
+            Answer::reply(id, &reply)
+        }
         call => Answer::reply(id, &command(shared, principal, call).await),
     }
+}
+
+fn broken(error: &tokio::task::JoinError) -> CallError {
+    CallError { code: CallErrorCode::Internal, message: format!("the call broke: {error}") }
 }
 
 /// What changes something is finished even if the connection goes away meanwhile.
@@ -77,8 +93,7 @@ async fn command(shared: Arc<Shared>, principal: Principal, call: Call) -> Reply
     let inside = shared.clone();
     let done =
         tokio::spawn(async move { crate::api::calls::answer(&inside.service, &principal, call).await }).await;
-    let failed = |e| CallError { code: CallErrorCode::Internal, message: format!("the call broke: {e}") };
-    let mut reply = done.map_err(failed).unwrap_or_else(Reply::Error);
+    let mut reply = done.unwrap_or_else(|error| Reply::Error(broken(&error)));
     if let (true, Reply::Status(status)) = (wants_status, &mut reply) {
         shared.counters.add_to(status);
         status.insert("receiving_bytes".to_owned(), shared.pending.used() as f64);

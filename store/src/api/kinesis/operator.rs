@@ -1,0 +1,91 @@
+//! The operator's way to the API: one operation over a native connection, whose certificate stands for the signature.
+//! Never: what an operation does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::kinesis::{ApiError, check, json, model};
+use protocol::limit::CALL_BYTES_MAX;
+use protocol::name::{is_account, is_region};
+
+use super::http::Encoding;
+use super::{Answer, Caller, Kinesis, Result, invalid};
+use crate::principal::{Principal, Role};
+
+/// JSON in JSON at most doubles: each character of it is one that is escaped.
+const ANSWER_BYTES_MAX: usize = (CALL_BYTES_MAX - 1024) / 2;
+
+/// What a stream answers for a moment after it was made or changed.
+const PASSES: [&str; 2] = ["ResourceInUseException", "ResourceNotFoundException"];
+/// A stream that something is being done to is waited for at most this long.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+impl Kinesis {
+    /// Does an operation in any account and region. The answer is the API's, as JSON; empty where there is none.
+    pub(crate) async fn for_operator(
+        self: &Arc<Self>,
+        principal: Principal,
+        operation: &str,
+        body: &[u8],
+        account: Option<String>,
+        region: Option<String>,
+    ) -> Result<String> {
+        if principal.role != Role::Admin {
+            let message = format!("{principal} may not use the Kinesis API: use the admin certificate");
+            return Err(ApiError::new("AccessDeniedException", message));
+        }
+        let (account, region) = self.namespace(account, region)?;
+        let Some((name, members)) = model::operation(operation) else {
+            let message = format!("{operation:?} is no operation of the Kinesis API, such as ListShards");
+            return Err(ApiError::new("UnknownOperationException", message));
+        };
+        if *name == "SubscribeToShard" {
+            return Err(invalid("SubscribeToShard needs HTTP; `kinesin tail` follows a stream here."));
+        }
+        let value = json::read(body)
+            .map_err(|error| ApiError::new("SerializationException", format!("not JSON: {error}")))?;
+        let value = check::check(value, members)?;
+        let caller = Caller { principal, account, region };
+        let mut answer = self.call(name, &caller, &value, Encoding::Json).await;
+        if answer.as_ref().is_err_and(|error| PASSES.contains(&error.kind)) {
+            // What was done just before passes; an operator's script need not know of it.
+            tokio::time::sleep(self.delay.min(WAIT_MAX)).await;
+            answer = self.call(name, &caller, &value, Encoding::Json).await;
+        }
+        match answer? {
+            Answer::Nothing => Ok(String::new()),
+            Answer::Value(value) => text(Encoding::Json.bytes(&value)),
+            Answer::Events(mut parts) | Answer::Pieces(mut parts) => {
+                let mut all = Vec::new();
+                while let Some(part) = parts.recv().await {
+                    all.extend_from_slice(&part);
+                    if all.len() > ANSWER_BYTES_MAX {
+                        break;
+                    }
+                }
+                text(all)
+            }
+        }
+    }
+
+    fn namespace(&self, account: Option<String>, region: Option<String>) -> Result<(String, String)> {
+        let account = account.unwrap_or_else(|| self.home.account.clone());
+        let region = region.unwrap_or_else(|| self.home.region.clone());
+        if !is_account(&account) {
+            return Err(invalid(format!("{account:?} is no account: twelve digits")));
+        }
+        if !is_region(&region) {
+            return Err(invalid(format!("{region:?} is no region: letters a to z, digits and '-'")));
+        }
+        Ok((account, region))
+    }
+}
+
+fn text(bytes: Vec<u8>) -> Result<String> {
+    if bytes.len() > ANSWER_BYTES_MAX {
+        return Err(invalid(format!(
+            "The answer is longer than {ANSWER_BYTES_MAX} bytes: ask for less with Limit, or over HTTP."
+        )));
+    }
+    String::from_utf8(bytes).map_err(|error| ApiError::new("InternalFailure", error.to_string()))
+}
