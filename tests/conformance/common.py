@@ -32,7 +32,17 @@ JSON, CBOR = "application/x-amz-json-1.1", "application/x-amz-cbor-1.1"
 def client(url=endpoint, region="local-1", profile=None, **more):
     config = Config(retries={"max_attempts": 0}, parameter_validation=False, **more.pop("config", {}))
     session = boto3.Session(profile_name=profile)
-    return session.client("kinesis", endpoint_url=url, region_name=region, verify=f"{data}/ca.pem", config=config, **more)
+    made = session.client("kinesis", endpoint_url=url, region_name=region, verify=f"{data}/ca.pem", config=config, **more)
+    made.meta.events.register("after-call.kinesis", note)
+    return made
+
+
+# Operations that were done at least once, and those that were refused at least once.
+done, denied = set(), set()
+
+
+def note(http_response, model, **_):
+    (done if http_response.status_code == 200 else denied).add(model.name)
 
 
 def credentials(profile=None):

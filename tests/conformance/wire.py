@@ -269,6 +269,27 @@ def events_of_a_subscription_are_cbor_where_the_request_is():
 
 
 @case
+def http_2_is_known_by_its_first_bytes_where_nobody_agreed_on_it():
+    import socket
+    import ssl
+
+    settings = b"\0\0\0\4\0\0\0\0\0"
+    context = ssl.create_default_context(cafile=f"{data}/ca.pem")
+    for url in (endpoint, plain):
+        host, port = urllib.parse.urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as raw:
+            # As the SDK for Java does it: TLS without ALPN.
+            link = context.wrap_socket(raw, server_hostname=host) if url == endpoint else raw
+            link.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+            head = b""
+            while len(head) < 9:
+                part = link.recv(9 - len(head))
+                assert part, "closed"
+                head += part
+            assert head[3] == 4, f"a frame of settings, not {head}"
+
+
+@case
 def a_storm_of_bad_requests_keeps_nobody_else_waiting():
     make("calm")
     body = b"[" * 200_000

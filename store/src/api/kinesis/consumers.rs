@@ -129,7 +129,7 @@ impl Call<'_> {
     }
 
     pub(super) fn list_consumers(&self) -> Result<Answer> {
-        let found = self.find()?;
+        let found = self.find_of_its_time()?;
         let limit = self.body.int_of("MaxResults").unwrap_or(LIST_DEFAULT) as usize;
         let after = match self.body.str_of("NextToken") {
             Some(token) => Some(self.read_token::<1>(token)?[0].clone()),

@@ -239,6 +239,16 @@ impl Call<'_> {
         self.within(name.local()).is_ok_and(|mine| mine == *name)
     }
 
+    /// A stream that was made at `StreamCreationTimestamp`, where the request says it.
+    fn find_of_its_time(&self) -> Result<Found> {
+        let found = self.find()?;
+        let meant = self.body.time_of("StreamCreationTimestamp");
+        if meant.is_none_or(|meant| meant.0 / 1000 == found.sketch.created.0 / 1000) {
+            return Ok(found);
+        }
+        Err(self.stream_not_found(found.name.local()))
+    }
+
     fn find_named(&self, name: StreamName) -> Result<Found> {
         if !self.owns(&name) {
             return Err(self.stream_not_found(name.local()));

@@ -272,7 +272,8 @@ impl Call<'_> {
     }
 
     pub(super) async fn get_records(&self) -> Result<Answer> {
-        let text = self.body.str_of("ShardIterator").unwrap_or_default();
+        // The service takes it in quotation marks too, as some clients copy it out of JSON.
+        let text = self.body.str_of("ShardIterator").unwrap_or_default().trim_matches('"');
         let iterator = ShardIterator::parse(text).ok_or_else(|| invalid("Invalid ShardIterator."))?;
         if self.now.millis_since(iterator.made) > LIFE_MS {
             return Err(ApiError::new(

@@ -21,7 +21,7 @@ impl Call<'_> {
         let limit = self.body.int_of("MaxResults").unwrap_or(LIST_MAX).min(LIST_MAX) as usize;
         let (found, after, filter) = match self.body.str_of("NextToken") {
             Some(token) => {
-                for other in ["StreamName", "StreamARN", "StreamCreationTimestamp"] {
+                for other in ["StreamName", "StreamARN", "StreamCreationTimestamp", "ExclusiveStartShardId"] {
                     if self.body.get(other).is_some() {
                         return Err(invalid(format!("NextToken and {other} cannot be provided together.")));
                     }
@@ -30,7 +30,7 @@ impl Call<'_> {
                 let name = StreamName::new(&stream).map_err(|_| self.stream_not_found(&stream))?;
                 (self.find_named(name)?, after.parse().ok().map(ShardId), (kind, value.parse().unwrap_or(0)))
             }
-            None => (self.find()?, self.after_shard(), self.filter()?),
+            None => (self.find_of_its_time()?, self.after_shard(), self.filter()?),
         };
         let wanted = self.filtered(&found.sketch, &filter.0, filter.1);
         let rest: Vec<_> = wanted

@@ -25,6 +25,8 @@ const LIFE: Duration = Duration::from_secs(300);
 const QUIET_MS: u64 = 5000;
 /// Bytes of a shard for one consumer in a second.
 const BYTES_PER_SECOND: u64 = 2 << 20;
+/// For the last word to somebody who does not read.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Records and bytes of one event.
 const EVENT_MAX: (usize, usize) = (10_000, 1 << 20);
 /// Events that wait for a client that does not read.
@@ -71,17 +73,29 @@ impl Call<'_> {
             id,
             events,
         };
+        let (events, encoding) = (subscription.events.clone(), self.encoding);
+        let message = format!("Consumer {} has subscribed to shard {id} again.", subscription.consumer);
         tokio::spawn(async move {
-            let ended = subscription.events.clone();
             tokio::select! {
                 // Whoever hears it reconnects.
                 _ = timeout(LIFE, Box::pin(subscription.run(from))) => {}
-                () = ended.closed() => {}
-                () = turn.taken_over() => {}
+                () = events.closed() => {}
+                () = turn.taken_over() => {
+                    // The last word; somebody who does not read is not waited for.
+                    let said = exception(encoding, &ApiError::new("ResourceInUseException", message));
+                    let _ = timeout(FAREWELL, events.send(said)).await;
+                }
             }
         });
         Ok(Answer::Events(parts))
     }
+}
+
+fn exception(encoding: Encoding, error: &ApiError) -> Bytes {
+    let mut out = Vec::new();
+    let payload = encoding.bytes(&Value::map([("message", error.message.as_str().into())]));
+    put_exception(error.kind, encoding.event_type(), &payload, &mut out);
+    out.into()
 }
 
 struct Subscription {
@@ -117,9 +131,8 @@ impl Subscription {
                     ended
                 }
                 Err(error) => {
-                    let payload = self.encoding.bytes(&Value::map([("message", error.message.into())]));
-                    put_exception(error.kind, self.encoding.event_type(), &payload, &mut out);
-                    true
+                    let _ = self.events.send(exception(self.encoding, &error)).await;
+                    return;
                 }
             };
             if self.events.send(out.into()).await.is_err() || ended {
