@@ -66,6 +66,7 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
     run("python", home.path(), &["boto.py"], plain, &store);
     run("python", home.path(), &["model.py"], plain, &store);
     run("python", home.path(), &["cli.py"], plain, &store);
+    run("python", home.path(), &["histories.py"], plain, &store);
     run("python", home.path(), &["wire.py"], plain, &store);
     run("python", home.path(), &["kpl.py"], plain, &store);
     let credentials = std::fs::read_to_string(home.path().join("data/admin.credentials")).expect("the keys");
