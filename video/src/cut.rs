@@ -1,0 +1,287 @@
+//! Cuts the frames of a producer into fragments: at key frames, where nothing better comes when a fragment is full, and
+//! where times jump. Says of each fragment whether it goes on where the one before it ended. Pure.
+
+use std::sync::Arc;
+
+use protocol::time::UnixMs;
+
+use crate::VideoError;
+use crate::codec::{Track, TrackKind};
+use crate::fragment::{Clock, Config, Follows, Fragment, Frame};
+use crate::limit::{
+    AUDIO_FRAGMENT_MS, FRAGMENT_BYTES_MAX, FRAGMENT_FRAMES_MAX, FRAGMENT_MS_MAX, FRAME_BYTES_MAX, GAP_MS,
+};
+
+/// A key frame sooner than this after the last cut does not cut: some cameras make nothing but key frames.
+const FRAGMENT_MS_MIN: u64 = 400;
+
+/// A frame as a container has it; times are the container's.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample<'a> {
+    /// Place of its track in the configuration.
+    pub track: u8,
+    /// Decodable alone.
+    pub key: bool,
+    /// Decode time in its track's timescale.
+    pub dts: u64,
+    /// How long it lasts, as the container says.
+    pub duration: u32,
+    /// Presentation time less decode time.
+    pub offset: i32,
+    /// What it is.
+    pub data: &'a [u8],
+}
+
+/// A fragment and the bytes of its frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// All but the bytes.
+    pub fragment: Fragment,
+    /// The frames, one after the other.
+    pub data: Vec<u8>,
+}
+
+/// One run of a producer: from where it began to send until it stops.
+#[derive(Debug)]
+pub struct Cutter {
+    run: u64,
+    place: u64,
+    clock: Clock,
+    /// When the first frame was made; kept until it comes.
+    start: UnixMs,
+    /// Added to a container's times, in milliseconds, to have the stream's; known with the first frame.
+    shift_ms: Option<i64>,
+    config: Option<Arc<Config>>,
+    timescales: Vec<u32>,
+    /// Whether the track whose key frames cut has pictures.
+    has_video: bool,
+    /// By track: where the next frame should begin.
+    expected: Vec<Option<u64>>,
+    follows: Follows,
+    frames: Vec<Frame>,
+    data: Vec<u8>,
+}
+
+fn ms_of(time: u64, timescale: u32) -> u64 {
+    (u128::from(time) * 1000 / u128::from(timescale)) as u64
+}
+
+impl Cutter {
+    /// A run whose first frame was made at `start`, by this clock.
+    #[must_use]
+    pub fn new(run: u64, start: UnixMs, clock: Clock) -> Cutter {
+        Cutter {
+            run,
+            place: 0,
+            clock,
+            start,
+            shift_ms: None,
+            config: None,
+            timescales: Vec::new(),
+            has_video: false,
+            expected: Vec::new(),
+            follows: Follows::Run,
+            frames: Vec::new(),
+            data: Vec::new(),
+        }
+    }
+
+    /// What the frames from now on were made with. Another configuration than before ends a fragment.
+    pub fn set_config(&mut self, config: Arc<Config>, tracks: &[Track]) -> Option<Cut> {
+        if self.config.as_ref() == Some(&config) {
+            return None;
+        }
+        let cut = self.flush();
+        self.timescales = tracks.iter().map(|track| track.timescale).collect();
+        self.has_video = tracks.first().is_some_and(|track| track.kind == TrackKind::Video);
+        self.expected = vec![None; tracks.len()];
+        self.config = Some(config);
+        cut
+    }
+
+    /// The next frame, in the order of decode times. Returns the fragment that it ends.
+    ///
+    /// # Errors
+    /// When it is too large to be kept; nothing changes then.
+    pub fn push(&mut self, sample: Sample<'_>) -> Result<Option<Cut>, VideoError> {
+        if sample.data.len() > FRAME_BYTES_MAX {
+            let (bytes, max) = (sample.data.len() as u64, FRAME_BYTES_MAX as u64);
+            return Err(VideoError::TooLarge { what: "a frame", bytes, max });
+        }
+        let track = usize::from(sample.track);
+        let Some(timescale) = self.timescales.get(track).copied() else {
+            return Err(VideoError::UnknownTrack { at: 0, track: u32::from(sample.track) });
+        };
+        let dts = self.shifted(sample.dts, timescale);
+        let expected = self.expected[track];
+        let jump_ms = expected.map_or(0, |expected| {
+            let (dts, expected) = (i128::from(dts), i128::from(expected));
+            ((dts - expected) * 1000 / i128::from(timescale)) as i64
+        });
+        let jumps = sample.track == 0 && jump_ms.abs() > GAP_MS;
+        let mut cut = None;
+        if jumps || self.cuts(&sample, dts, timescale) {
+            cut = self.flush();
+        }
+        if jumps {
+            self.follows = Follows::Gap(jump_ms);
+        }
+        self.stretch(sample.track, dts, expected);
+        self.frames.push(Frame {
+            track: sample.track,
+            key: sample.key,
+            dts: self.next_of(sample.track).unwrap_or(dts),
+            duration: sample.duration,
+            offset: sample.offset,
+            size: sample.data.len() as u32,
+        });
+        self.data.extend_from_slice(sample.data);
+        self.expected[track] = Some(dts + u64::from(sample.duration));
+        Ok(cut)
+    }
+
+    /// A container's time on the stream's timeline.
+    fn shifted(&mut self, dts: u64, timescale: u32) -> u64 {
+        let start = self.start.0 as i64;
+        let shift = *self.shift_ms.get_or_insert_with(|| start - ms_of(dts, timescale) as i64);
+        let shift = i128::from(shift) * i128::from(timescale) / 1000;
+        u64::try_from(i128::from(dts) + shift).unwrap_or(0)
+    }
+
+    fn cuts(&self, sample: &Sample<'_>, dts: u64, timescale: u32) -> bool {
+        let Some(first) = self.frames.first() else { return false };
+        let begun = ms_of(first.dts, self.timescales[usize::from(first.track)]);
+        let lasts = ms_of(dts, timescale).saturating_sub(begun);
+        let full = self.data.len() + sample.data.len() > FRAGMENT_BYTES_MAX
+            || self.frames.len() >= FRAGMENT_FRAMES_MAX
+            || lasts >= FRAGMENT_MS_MAX;
+        let leads = sample.track == 0 && sample.key;
+        let at_key = if self.has_video { leads && lasts >= FRAGMENT_MS_MIN } else { lasts >= AUDIO_FRAGMENT_MS };
+        full || at_key
+    }
+
+    /// Where the next frame of a track begins in the fragment that is open.
+    fn next_of(&self, track: u8) -> Option<u64> {
+        let last = self.frames.iter().rev().find(|frame| frame.track == track);
+        last.map(|frame| frame.dts + u64::from(frame.duration))
+    }
+
+    /// A frame lasts until the next one of its track begins, whatever its container said.
+    fn stretch(&mut self, track: u8, dts: u64, expected: Option<u64>) {
+        if expected.is_none_or(|expected| expected == dts) {
+            return;
+        }
+        if let Some(last) = self.frames.iter_mut().rev().find(|frame| frame.track == track) {
+            last.duration = u32::try_from(dts.saturating_sub(last.dts)).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Ends the fragment that is open.
+    pub fn flush(&mut self) -> Option<Cut> {
+        let (config, first) = (self.config.clone()?, self.frames.first()?);
+        let timescale = self.timescales[usize::from(first.track)];
+        let producer_time = UnixMs(ms_of(first.dts, timescale));
+        let fragment = Fragment {
+            follows: self.follows,
+            run: self.run,
+            place: self.place,
+            clock: self.clock,
+            producer_time,
+            config,
+            frames: std::mem::take(&mut self.frames),
+        };
+        self.follows = Follows::Previous;
+        self.place += 1;
+        Some(Cut { fragment, data: std::mem::take(&mut self.data) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn track(kind: TrackKind, timescale: u32) -> Track {
+        Track {
+            id: 1,
+            kind,
+            timescale,
+            codec: String::new(),
+            width: 0,
+            height: 0,
+            nal_length_bytes: None,
+            parameter_sets: Vec::new(),
+        }
+    }
+
+    fn cutter(tracks: &[Track]) -> Cutter {
+        let mut cutter = Cutter::new(1, UnixMs(1_700_000_000_000), Clock::Producer);
+        assert_eq!(cutter.set_config(Arc::new(Config::new(vec![1])), tracks), None);
+        cutter
+    }
+
+    fn picture(n: u64, key: bool) -> Sample<'static> {
+        Sample { track: 0, key, dts: n * 3000, duration: 3000, offset: 0, data: b"picture" }
+    }
+
+    #[test]
+    fn fragments_begin_at_key_frames_and_go_on_where_the_last_one_ended() {
+        let mut cutter = cutter(&[track(TrackKind::Video, 90_000), track(TrackKind::Audio, 48_000)]);
+        let mut cuts = Vec::new();
+        for n in 0..90 {
+            cuts.extend(cutter.push(picture(n, n % 30 == 0)).unwrap());
+            let sound = Sample { track: 1, dts: n * 1600, duration: 1600, ..picture(n, true) };
+            cuts.extend(cutter.push(sound).unwrap());
+        }
+        cuts.extend(cutter.flush());
+        let seen: Vec<_> =
+            cuts.iter().map(|cut| (cut.fragment.frames.len(), cut.fragment.starts_with_key())).collect();
+        assert_eq!(seen, [(60, true); 3]);
+        let follows: Vec<_> = cuts.iter().map(|cut| cut.fragment.follows).collect();
+        assert_eq!(follows, [Follows::Run, Follows::Previous, Follows::Previous]);
+        let times: Vec<_> = cuts.iter().map(|cut| cut.fragment.producer_time.0 - 1_700_000_000_000).collect();
+        assert_eq!(times, [0, 1000, 2000]);
+        assert_eq!(cuts[1].data.len(), 60 * 7);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_and_frames_last_until_the_next_one() {
+        let mut cutter = cutter(&[track(TrackKind::Video, 90_000)]);
+        assert_eq!(cutter.push(picture(0, true)).unwrap(), None);
+        // Half a frame late: within the fragment.
+        let late = Sample { dts: 4500, ..picture(1, false) };
+        assert_eq!(cutter.push(late).unwrap(), None);
+        let after = cutter.push(picture(100, false)).unwrap().unwrap();
+        assert_eq!(after.fragment.frames[0].duration, 4500);
+        let back = cutter.push(picture(10, true)).unwrap().unwrap();
+        assert_eq!(back.fragment.follows, Follows::Gap(3250));
+        assert_eq!(cutter.flush().unwrap().fragment.follows, Follows::Gap(-3033));
+    }
+
+    #[test]
+    fn a_fragment_without_key_frames_ends_when_it_is_full() {
+        let mut long = cutter(&[track(TrackKind::Video, 90_000)]);
+        let cut = (0..).find_map(|n| long.push(picture(n, n == 0)).unwrap()).unwrap();
+        assert_eq!(cut.fragment.frames.len(), 600);
+        assert!(!(600..).find_map(|n| long.push(picture(n, false)).unwrap()).unwrap().fragment.starts_with_key());
+        let large = vec![0; FRAME_BYTES_MAX];
+        let mut wide = cutter(&[track(TrackKind::Video, 90_000)]);
+        assert_eq!(wide.push(Sample { data: &large, ..picture(0, true) }).unwrap(), None);
+        assert!(wide.push(Sample { data: &large, ..picture(1, false) }).unwrap().is_some());
+        let larger = vec![0; FRAME_BYTES_MAX + 1];
+        assert_eq!(wide.push(Sample { data: &larger, ..picture(2, true) }).unwrap_err().id().0, 4001);
+        let mut sound = cutter(&[track(TrackKind::Audio, 90_000)]);
+        let cut = (0..).find_map(|n| sound.push(picture(n, true)).unwrap()).unwrap();
+        assert_eq!(cut.fragment.frames.len(), 60);
+    }
+
+    #[test]
+    fn another_configuration_begins_another_fragment() {
+        let tracks = [track(TrackKind::Video, 90_000)];
+        let mut cutter = cutter(&tracks);
+        cutter.push(picture(0, true)).unwrap();
+        assert_eq!(cutter.set_config(Arc::new(Config::new(vec![1])), &tracks), None);
+        assert!(cutter.set_config(Arc::new(Config::new(vec![2])), &tracks).is_some());
+        assert_eq!(cutter.push(picture(1, true)).unwrap(), None);
+        assert_eq!(cutter.flush().unwrap().fragment.config.moov(), [2]);
+    }
+}

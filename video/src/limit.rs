@@ -1,0 +1,42 @@
+//! Every bound of video, each with its sentence.
+
+use protocol::limit::{BATCH_RAW_BYTES_MAX, RECORD_BYTES_MAX};
+
+/// A stream has at most three tracks (Kinesis Video Streams, PutMedia limits).
+pub const TRACKS_MAX: usize = 3;
+
+/// A fragment is cut at the next keyframe; where none comes, after this long (Kinesis Video Streams: 20 s).
+pub const FRAGMENT_MS_MAX: u64 = 20_000;
+
+/// ... or when it has this many bytes: what is larger is cut between frames and goes on in the next fragment.
+pub const FRAGMENT_BYTES_MAX: usize = BATCH_RAW_BYTES_MAX - 768 * 1024;
+
+/// ... or this many frames, so that its index is small.
+pub const FRAGMENT_FRAMES_MAX: usize = 8192;
+
+/// Without a video track a fragment is cut after this long.
+pub const AUDIO_FRAGMENT_MS: u64 = 2000;
+
+/// A frame is never longer than a record may be, with the head of a fragment before it.
+pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX - HEAD_BYTES_MAX;
+
+/// The head of a fragment: its configuration, and a few bytes for each frame.
+pub const HEAD_BYTES_MAX: usize = 256 * 1024;
+
+/// A configuration (`moov`) is never longer.
+pub const CONFIG_BYTES_MAX: usize = 128 * 1024;
+
+/// What describes frames (`moof`) is never longer: it is held until they are there.
+pub const MOOF_BYTES_MAX: usize = 4 << 20;
+
+/// Frames of one `moof` together are never longer: they are held until all of them are there.
+pub const MDAT_BYTES_MAX: usize = 52 << 20;
+
+/// Boxes within boxes.
+pub const BOX_DEPTH_MAX: usize = 16;
+
+/// Boxes of one tree.
+pub const BOXES_MAX: usize = 100_000;
+
+/// Where decode times of frames that follow differ by more, something is missing (Kinesis Video Streams, HLS: 50 ms).
+pub const GAP_MS: i64 = 50;
