@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::bytes::{BytesError, Cursor, put_varint, put_zigzag};
-use crate::compress::{CompressError, Compressor, decompress};
+use crate::compress::{Codec, CompressError, Compressor, decompress};
 use crate::frame::{HEADER_BYTES, Header, Kind};
 use crate::hash::HashKey;
 use crate::limit::{
@@ -390,6 +390,32 @@ impl Batch {
     }
 }
 
+/// The lengths of the records, and where the first one begins, from the beginning of a payload that is not compressed;
+/// `None` where it is compressed, or the beginning is too short.
+#[must_use]
+pub fn lengths(header: &Header, payload: &[u8]) -> Option<(Vec<u32>, usize)> {
+    if header.kind != Kind::Data || header.codec != Codec::None {
+        return None;
+    }
+    let count = u64::from(header.record_count);
+    let mut cursor = Cursor::new(payload);
+    let key_count = bounded("keys", cursor.varint().ok()?, count.min(BATCH_KEYS_MAX as u64)).ok()?;
+    for index in 0..key_count as usize {
+        read_key(&mut cursor, index).ok()?;
+    }
+    let run = |cursor: &mut Cursor<'_>| {
+        cursor.varint()?;
+        Ok(cursor.varint()?)
+    };
+    read_runs(&mut cursor, count, run).ok()?;
+    read_runs(&mut cursor, count, run).ok()?;
+    let mut lengths = Vec::new();
+    for _ in 0..count {
+        lengths.push(u32::try_from(cursor.varint().ok()?).ok()?);
+    }
+    Some((lengths, cursor.at()))
+}
+
 fn key_text<'a>(raw: &'a [u8], key: &Key) -> &'a str {
     // Checked when the batch was opened; an empty text can only mean that it never was.
     std::str::from_utf8(&raw[key.bytes.start as usize..key.bytes.end as usize]).unwrap_or_default()
@@ -524,7 +550,7 @@ impl Record<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::Codec;
+
     use crate::frame::Frame;
     use crate::rng::Rng;
 

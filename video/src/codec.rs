@@ -65,7 +65,8 @@ pub fn kind(handler: FourCC) -> TrackKind {
 /// # Errors
 /// When the configuration is no `moov`.
 pub fn tracks(config: &Config) -> Result<Vec<Track>, VideoError> {
-    let moov = Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
+    let moov =
+        Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
     Ok(tracks_of(&moov))
 }
 
@@ -110,7 +111,13 @@ fn describe(codec: &Codec) -> (String, Option<usize>, Vec<Vec<u8>>) {
         Codec::Hev1(entry) => h265("hev1", &entry.hvcc),
         Codec::Av01(entry) => {
             let av1c = &entry.av1c;
-            let depth = if av1c.twelve_bit { 12 } else if av1c.high_bitdepth { 10 } else { 8 };
+            let depth = if av1c.twelve_bit {
+                12
+            } else if av1c.high_bitdepth {
+                10
+            } else {
+                8
+            };
             let tier = if av1c.seq_tier_0 { 'H' } else { 'M' };
             plain(format!("av01.{}.{:02}{tier}.{depth:02}", av1c.seq_profile, av1c.seq_level_idx_0))
         }
@@ -138,7 +145,8 @@ fn h265_name(name: &str, hvcc: &mp4_atom::Hvcc) -> String {
     // Written in reverse bit order.
     let flags = flags.iter().rev().fold(0u32, |all, byte| all << 8 | u32::from(byte.reverse_bits()));
     let tier = if hvcc.general_tier_flag { 'H' } else { 'L' };
-    let mut text = format!("{name}.{space}{}.{flags:x}.{tier}{}", hvcc.general_profile_idc, hvcc.general_level_idc);
+    let mut text =
+        format!("{name}.{space}{}.{flags:x}.{tier}{}", hvcc.general_profile_idc, hvcc.general_level_idc);
     let constraints = hvcc.general_constraint_indicator_flags;
     let used = constraints.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     for byte in &constraints[..used] {

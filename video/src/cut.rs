@@ -156,7 +156,8 @@ impl Cutter {
             || self.frames.len() >= FRAGMENT_FRAMES_MAX
             || lasts >= FRAGMENT_MS_MAX;
         let leads = sample.track == 0 && sample.key;
-        let at_key = if self.has_video { leads && lasts >= FRAGMENT_MS_MIN } else { lasts >= AUDIO_FRAGMENT_MS };
+        let at_key =
+            if self.has_video { leads && lasts >= FRAGMENT_MS_MIN } else { lasts >= AUDIO_FRAGMENT_MS };
         full || at_key
     }
 
@@ -262,7 +263,9 @@ mod tests {
         let mut long = cutter(&[track(TrackKind::Video, 90_000)]);
         let cut = (0..).find_map(|n| long.push(picture(n, n == 0)).unwrap()).unwrap();
         assert_eq!(cut.fragment.frames.len(), 600);
-        assert!(!(600..).find_map(|n| long.push(picture(n, false)).unwrap()).unwrap().fragment.starts_with_key());
+        assert!(
+            !(600..).find_map(|n| long.push(picture(n, false)).unwrap()).unwrap().fragment.starts_with_key()
+        );
         let large = vec![0; FRAME_BYTES_MAX];
         let mut wide = cutter(&[track(TrackKind::Video, 90_000)]);
         assert_eq!(wide.push(Sample { data: &large, ..picture(0, true) }).unwrap(), None);

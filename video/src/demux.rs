@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mp4_atom::{Atom, Decode, Encode, Moof, Moov, Trex, Tfhd};
+use mp4_atom::{Atom, Decode, Encode, Moof, Moov, Tfhd, Trex};
 
 use crate::VideoError;
 use crate::codec::{TrackKind, kind, tracks_of};
@@ -59,15 +59,7 @@ impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer {
-            cutter,
-            buffer: Vec::new(),
-            at: 0,
-            skip: 0,
-            tracks: Vec::new(),
-            moof: None,
-            begun: false,
-        }
+        Demuxer { cutter, buffer: Vec::new(), at: 0, skip: 0, tracks: Vec::new(), moof: None, begun: false }
     }
 
     /// Takes more bytes, and returns the fragments that they complete.
@@ -120,9 +112,13 @@ impl Demuxer {
         }
         let Some(head) = tree::box_head(rest, at)? else { return Ok(0) };
         let invalid = |why: String| VideoError::Invalid { at, why };
-        if !self.begun && !matches!(&head.kind, b"ftyp" | b"styp" | b"moov" | b"sidx" | b"prft" | b"emsg" | b"free") {
+        if !self.begun
+            && !matches!(&head.kind, b"ftyp" | b"styp" | b"moov" | b"sidx" | b"prft" | b"emsg" | b"free")
+        {
             let name = tree::name(head.kind);
-            return Err(invalid(format!("it begins with {name:?}, not like fragmented MP4 (ftyp, moov, moof, mdat)")));
+            return Err(invalid(format!(
+                "it begins with {name:?}, not like fragmented MP4 (ftyp, moov, moof, mdat)"
+            )));
         }
         self.begun = true;
         let max = match &head.kind {
@@ -140,7 +136,11 @@ impl Demuxer {
                 self.skip = head.size - head.head as u64;
                 return Ok(head.head);
             }
-            kind => return Err(invalid(format!("a box of type {kind:02x?}: something else than MP4 begins here"))),
+            kind => {
+                return Err(invalid(format!(
+                    "a box of type {kind:02x?}: something else than MP4 begins here"
+                )));
+            }
         };
         if head.size > max as u64 {
             let what = if &head.kind == b"mdat" { "the mdat of one moof" } else { "a moov or moof" };
@@ -205,7 +205,13 @@ impl Demuxer {
         Ok(())
     }
 
-    fn on_mdat(&mut self, from: usize, head: usize, size: usize, out: &mut Vec<Cut>) -> Result<(), VideoError> {
+    fn on_mdat(
+        &mut self,
+        from: usize,
+        head: usize,
+        size: usize,
+        out: &mut Vec<Cut>,
+    ) -> Result<(), VideoError> {
         let Some((moof, moof_at)) = self.moof.take() else { return Ok(()) };
         let mdat_at = self.at + from as u64;
         let places = self.places(&moof, moof_at, mdat_at + head as u64)?;
@@ -238,7 +244,8 @@ impl Demuxer {
             let relative = traf.tfhd.default_base_is_moof || first;
             let base = traf.tfhd.base_data_offset.unwrap_or(if relative { moof_at } else { end });
             first = false;
-            let mut at = if traf.trun.first().is_some_and(|run| run.data_offset.is_none()) { data_at } else { base };
+            let mut at =
+                if traf.trun.first().is_some_and(|run| run.data_offset.is_none()) { data_at } else { base };
             for run in &traf.trun {
                 if let Some(offset) = run.data_offset {
                     at = base.saturating_add_signed(i64::from(offset));
@@ -305,6 +312,7 @@ fn strip(moov: &mut Moov) {
         trak.senc = None;
         trak.tref = None;
         let stsd = std::mem::take(&mut trak.mdia.minf.stbl.stsd);
-        trak.mdia.minf.stbl = mp4_atom::Stbl { stsd, stco: Some(mp4_atom::Stco::default()), ..Default::default() };
+        trak.mdia.minf.stbl =
+            mp4_atom::Stbl { stsd, stco: Some(mp4_atom::Stco::default()), ..Default::default() };
     }
 }

@@ -293,7 +293,11 @@ fn read_body(
         0 => Follows::Run,
         1 => Follows::Previous,
         2 => Follows::Gap(cursor.zigzag().map_err(short)?),
-        _ => return Err(bad("it follows in a way that this program does not know: it is older than the data")),
+        _ => {
+            return Err(bad(
+                "it follows in a way that this program does not know: it is older than the data",
+            ));
+        }
     };
     let (run, place) = (cursor.u64().map_err(short)?, cursor.varint().map_err(short)?);
     let clock = if cursor.u8().map_err(short)? == 0 { Clock::Producer } else { Clock::Arrival };
@@ -303,7 +307,8 @@ fn read_body(
     if claimed > CONFIG_BYTES_MAX {
         return Err(bad("its configuration is too long"));
     }
-    let moov = lz4_flex::decompress_size_prepended(packed).map_err(|_| bad("its configuration is damaged"))?;
+    let moov =
+        lz4_flex::decompress_size_prepended(packed).map_err(|_| bad("its configuration is damaged"))?;
     let tracks = usize::from(cursor.u8().map_err(short)?);
     if tracks > TRACKS_MAX {
         return Err(bad("it has too many tracks"));
@@ -338,7 +343,8 @@ fn read_body(
 fn read_times(flags: u8, cursor: &mut Cursor<'_>, before: (u32, i32)) -> Result<(u32, i32), VideoError> {
     let short = |_| VideoError::Head("it ends too early");
     let duration = if flags & SAME_DURATION == 0 {
-        u32::try_from(cursor.varint().map_err(short)?).map_err(|_| VideoError::Head("a frame lasts too long"))?
+        u32::try_from(cursor.varint().map_err(short)?)
+            .map_err(|_| VideoError::Head("a frame lasts too long"))?
     } else {
         before.0
     };
@@ -409,7 +415,9 @@ mod tests {
 
     #[test]
     fn the_index_of_a_frame_takes_four_bytes_at_most() {
-        for (offsets, audio) in [(&[0][..], false), (&[0], true), (&[2, 4, 2, 0], false), (&[1, 3, 0, 1], true)] {
+        for (offsets, audio) in
+            [(&[0][..], false), (&[0], true), (&[2, 4, 2, 0], false), (&[1, 3, 0, 1], true)]
+        {
             let whole = fragment(camera(600, offsets, audio));
             let one = fragment(whole.frames[..1].to_vec());
             let in_head = whole.head().len() - one.head().len();

@@ -37,14 +37,16 @@ pub fn init(config: &Config) -> Vec<u8> {
 /// # Errors
 /// When the configuration is no `moov`.
 pub fn track_ids(config: &Config) -> Result<Vec<u32>, VideoError> {
-    let moov = Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
+    let moov =
+        Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
     Ok(moov.trak.iter().map(|trak| trak.tkhd.track_id).collect())
 }
 
 /// How long [`segment`] of these frames will be.
 #[must_use]
 pub fn segment_bytes(frames: &[Frame]) -> u64 {
-    let tracks = (0..TRACKS_MAX as u8).filter(|track| frames.iter().any(|frame| frame.track == *track)).count();
+    let tracks =
+        (0..TRACKS_MAX as u8).filter(|track| frames.iter().any(|frame| frame.track == *track)).count();
     let head = MOOF_BYTES + tracks * TRAF_BYTES + frames.len() * FRAME_BYTES + HEAD_BYTES;
     head as u64 + frames.iter().map(|frame| u64::from(frame.size)).sum::<u64>()
 }
@@ -173,7 +175,8 @@ mod tests {
                 size: 5 + n as u32,
             })
             .collect();
-        let bytes: Vec<Vec<u8>> = frames.iter().map(|frame| vec![frame.size as u8; frame.size as usize]).collect();
+        let bytes: Vec<Vec<u8>> =
+            frames.iter().map(|frame| vec![frame.size as u8; frame.size as usize]).collect();
         let data: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
         let ids = track_ids(&config).unwrap();
         assert_eq!(ids, [1, 2]);

@@ -83,7 +83,8 @@ impl Server {
             region: limits.home_region.clone(),
         };
         let kinesis = Arc::new(kinesis::Kinesis::new(service.clone(), clock, limits.status_delay, home));
-        let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis });
+        let producers = super::video::ingest::Producers::default();
+        let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis, producers });
         let (stop, stopped) = watch::channel(false);
         let (alive, done) = mpsc::channel(1);
         tokio::spawn(renew_certificates(shared.clone(), stopped.clone()));

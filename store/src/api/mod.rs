@@ -16,6 +16,7 @@ pub mod counters;
 pub(crate) mod kinesis;
 pub mod listener;
 pub mod native;
+pub(crate) mod video;
 
 use counters::Counters;
 
@@ -86,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) pending: Budget,
     pub(crate) clock: Clock,
     pub(crate) kinesis: Arc<kinesis::Kinesis>,
+    pub(crate) producers: video::ingest::Producers,
 }
 
 /// Bytes that all connections together may hold.

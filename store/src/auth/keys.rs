@@ -67,6 +67,13 @@ impl Keys {
         self.by_id.get(id)
     }
 
+    /// The key of agents and of `kinesin`, with its id.
+    #[must_use]
+    pub fn first(&self) -> Option<(&str, &AccessKey)> {
+        let mut own = self.by_id.iter().filter(|(_, key)| key.account == self.home);
+        own.next().map(|(id, key)| (id.as_str(), key))
+    }
+
     fn parse(text: &str) -> Result<Keys, String> {
         let mut profiles: Vec<(String, BTreeMap<String, String>)> = Vec::new();
         for line in

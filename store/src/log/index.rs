@@ -4,10 +4,11 @@
 //! As a file (`<segment>.idx`), little-endian:
 //!
 //! ```text
-//! magic "KIDX"  u32 CRC32C of all that follows
+//! magic "KID2"  u32 CRC32C of all that follows
 //! u64 base   u64 begun ms   u32 shard count
 //! shard count x: u32 shard  u64 next at start  u64 next at end  u32 batch count
-//! for each shard, batch count x: u64 first  u64 arrival ms  u32 offset in the segment  u32 length  u32 records
+//! for each shard, batch count x: u64 first  u64 arrival ms  u64 producer time ms
+//!                                    u32 offset in the segment  u32 length  u32 records
 //! ```
 //!
 //! Every shard that was alive when the segment began has an entry, so that a search by sequence number can step
@@ -20,7 +21,7 @@ use protocol::frame::Header;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::UnixMs;
 
-const MAGIC: [u8; 4] = *b"KIDX";
+const MAGIC: [u8; 4] = *b"KID2";
 
 /// One batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Batch {
     pub first: SequenceNumber,
     /// When it arrived.
     pub arrival: UnixMs,
+    /// When its first record was made, by its producer's clock.
+    pub producer_time: UnixMs,
     /// Bytes from the start of the segment.
     pub offset: u32,
     /// Bytes of the frame.
@@ -104,6 +107,7 @@ impl SegmentIndex {
         shard.batches.push(Batch {
             first,
             arrival: header.arrival,
+            producer_time: header.producer_time,
             offset,
             len: header.total_len,
             count: header.record_count,
@@ -135,6 +139,7 @@ impl SegmentIndex {
         for batch in self.shards.values().flat_map(|shard| &shard.batches) {
             out.extend_from_slice(&batch.first.0.to_le_bytes());
             out.extend_from_slice(&batch.arrival.0.to_le_bytes());
+            out.extend_from_slice(&batch.producer_time.0.to_le_bytes());
             out.extend_from_slice(&batch.offset.to_le_bytes());
             out.extend_from_slice(&batch.len.to_le_bytes());
             out.extend_from_slice(&batch.count.to_le_bytes());
@@ -168,6 +173,7 @@ impl SegmentIndex {
                 batches.push(Batch {
                     first: SequenceNumber(cursor.u64()?),
                     arrival: UnixMs(cursor.u64()?),
+                    producer_time: UnixMs(cursor.u64()?),
                     offset: cursor.u32()?,
                     len: cursor.u32()?,
                     count: cursor.u32()?,
@@ -206,6 +212,7 @@ mod tests {
                 first_sequence: SequenceNumber(i / 2 * 10),
                 record_count: 10,
                 arrival: UnixMs(1000 + i),
+                producer_time: UnixMs(900 + i),
                 ..Header::default()
             };
             index.add(&header, 200 * i as u32);

@@ -82,6 +82,31 @@ pub struct ReadBatches {
     pub last_arrival: UnixMs,
 }
 
+/// A batch, without most of what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peek {
+    /// Its first sequence number.
+    pub first: SequenceNumber,
+    /// Records in it.
+    pub count: u32,
+    /// When it arrived.
+    pub arrival: UnixMs,
+    /// When its first record was made, by its producer's clock.
+    pub producer_time: UnixMs,
+    /// Bytes of its frame.
+    pub len: u32,
+    /// The beginning of its frame. Of this the header's checksum was compared with, not the payload's.
+    pub start: Vec<u8>,
+}
+
+impl Peek {
+    /// The sequence number after its last record.
+    #[must_use]
+    pub fn end(&self) -> SequenceNumber {
+        self.first + u64::from(self.count)
+    }
+}
+
 /// The writing side of an engine. Append is cheap, sync is the promise.
 pub trait StreamLog: Send + 'static {
     /// Adds frames after the last ones. Not readable and not durable yet.
@@ -140,6 +165,41 @@ pub trait LogReader: Send + Sync + 'static {
     /// # Errors
     /// When the disk fails.
     fn at_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError>;
+
+    /// The beginnings of batches from the one that holds a sequence number on: at least one if there is any, at most
+    /// `count`, each with at most `bytes` of its frame (none of it: 0).
+    ///
+    /// # Errors
+    /// When the disk fails, or a header is damaged.
+    fn peek(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Peek>, ReadError>;
+
+    /// The last batch whose first record was made at a time or before it, by its producer's clock; the oldest batch
+    /// where there is none, the tail where there is no batch. Right where that clock never went back.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn at_producer_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
+        let (mut low, mut high) = (self.first(shard)?, self.tail(shard));
+        let mut found = low;
+        while low < high {
+            let middle = SequenceNumber(u64::midpoint(low.0, high.0));
+            match self.peek(shard, middle, 1, 0)?.first() {
+                Some(batch) if batch.producer_time <= time => {
+                    found = batch.first;
+                    low = batch.end().max(middle + 1);
+                }
+                Some(batch) => high = batch.first.min(middle),
+                None => high = middle,
+            }
+        }
+        Ok(found)
+    }
 
     /// Segments, oldest first: where each ends and when it was sealed (`None` for the active one).
     ///

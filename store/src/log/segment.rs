@@ -12,7 +12,8 @@ use protocol::time::UnixMs;
 
 use super::index::{Batch, SegmentIndex, ShardIndex};
 use super::{
-    Active, Entry, LogError, LogReader, ReadBatches, ReadError, ReadLimit, Replay, SegmentAge, StreamLog,
+    Active, Entry, LogError, LogReader, Peek, ReadBatches, ReadError, ReadLimit, Replay, SegmentAge,
+    StreamLog,
 };
 
 /// Sealed segments' indexes are kept in memory up to this many bytes per stream.
@@ -522,6 +523,36 @@ impl LogReader for Shared {
             return Ok(active.unwrap_or_default());
         }
         Ok(chosen.take().map_or_else(|| self.tail(shard), |c| c.batches[0].first))
+    }
+
+    fn peek(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Peek>, ReadError> {
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        let limit = ReadLimit { bytes_max: if count <= 1 { 0 } else { usize::MAX } };
+        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
+            return Ok(Vec::new());
+        };
+        let base = chosen.base;
+        let peek = |batch: &Batch| {
+            let want = bytes.min(batch.len as usize);
+            let position = Position(base + u64::from(batch.offset));
+            let start = if want == 0 {
+                Vec::new()
+            } else {
+                self.reader.read_range(position, want).map_err(disk_error)?
+            };
+            if want >= HEADER_BYTES && Header::parse(&start).is_err() {
+                return Err(ReadError::Damaged { shard, from: batch.first, resume: batch.end() });
+            }
+            let Batch { first, count, arrival, producer_time, len, .. } = *batch;
+            Ok(Peek { first, count, arrival, producer_time, len, start })
+        };
+        chosen.batches.iter().take(count.max(1)).map(peek).collect()
     }
 
     fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError> {

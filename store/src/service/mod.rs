@@ -32,6 +32,7 @@ mod scaling;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;
+pub mod video;
 
 pub use read::Read;
 

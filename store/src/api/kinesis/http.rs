@@ -28,8 +28,8 @@ use tokio::time::timeout;
 
 use super::linger::Lingering;
 use super::{Answer, Caller};
-use crate::api::Shared;
 use crate::api::counters::Undone;
+use crate::api::{Shared, video};
 
 /// Ten MiB of data in base64, and what stands around them.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -48,9 +48,9 @@ const EXPOSED: &str =
     "x-amzn-RequestId,x-amzn-ErrorType,x-amz-request-id,x-amz-id-2,x-amzn-ErrorMessage,Date";
 
 /// Counted as unknown until the first request is proved.
-type HalfOpen = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+pub(in crate::api) type HalfOpen = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 
-fn held(half_open: &HalfOpen) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+pub(in crate::api) fn held(half_open: &HalfOpen) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
     half_open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -107,7 +107,7 @@ pub(crate) async fn serve<S>(
 }
 
 /// A body that is there, or one that comes.
-pub(super) enum Body {
+pub(in crate::api) enum Body {
     Whole(Option<Bytes>),
     Coming(mpsc::Receiver<Bytes>),
 }
@@ -272,6 +272,9 @@ fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &HalfOpen) -> Response<Body> {
+    if video::is_mine(request.uri().path()) {
+        return Box::pin(video::answer(shared, request, half_open)).await;
+    }
     let asks = |name: HeaderName| request.headers().get(name).cloned();
     let from_page = asks(header::ORIGIN).is_some();
     let (headers, method) =

@@ -1,0 +1,496 @@
+//! Frames, one by one and many at a time: what a stream has, which fragments and gaps, and the access units themselves.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode, header};
+use protocol::sequence::SequenceNumber;
+use protocol::time::UnixMs;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use video::codec::{Track, TrackKind, tracks};
+use video::fragment::{Clock, Follows, Frame};
+use video::{VideoError, mux};
+
+use super::{Body, Call, Failure, Result, bad, coming, failure, as_json, not_found, picture, set, whole};
+use crate::service::video::{At, Stored, Whole};
+
+const COUNT_DEFAULT: u64 = 100;
+const COUNT_MAX: u64 = 100_000;
+/// Fragments of one list.
+pub(super) const FRAGMENTS_MAX: usize = 5000;
+/// Fragments that are looked at together.
+const STEP: usize = 256;
+const PARTS_WAITING_MAX: usize = 16;
+const BOUNDARY: &str = "kinesin-frame";
+/// A group of pictures that goes over more fragments is not put together.
+const GOP_FRAGMENTS_MAX: usize = 32;
+
+impl From<VideoError> for Failure {
+    fn from(error: VideoError) -> Failure {
+        failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+/// A time of a track in milliseconds since 1970.
+pub(super) fn ms(time: i64, timescale: u32) -> i64 {
+    (i128::from(time) * 1000 / i128::from(timescale.max(1))) as i64
+}
+
+/// How long a fragment lasts, in milliseconds, by its first track.
+pub(super) fn duration_ms(stored: &Stored, tracks: &[Track]) -> u64 {
+    let timescale = tracks.first().map_or(1000, |track| track.timescale);
+    (stored.fragment.duration(0) as u128 * 1000 / u128::from(timescale)) as u64
+}
+
+fn follows(follows: Follows) -> Value {
+    match follows {
+        Follows::Run => json!("run"),
+        Follows::Previous => json!("previous"),
+        Follows::Gap(ms) => json!({ "gap_ms": ms }),
+    }
+}
+
+fn about_fragment(stored: &Stored) -> Result<Value> {
+    let fragment = &stored.fragment;
+    let tracks = tracks(&fragment.config)?;
+    Ok(json!({
+        "fragment": stored.number.0, "ordinal": stored.ordinal, "frames": fragment.frames.len(),
+        "bytes": fragment.data_bytes(), "duration_ms": duration_ms(stored, &tracks),
+        "producer_time_ms": fragment.producer_time.0, "server_time_ms": stored.arrival.0,
+        "clock": if fragment.clock == Clock::Producer { "producer" } else { "arrival" },
+        "key": fragment.starts_with_key(), "follows": follows(fragment.follows),
+        "run": format!("{:016x}", fragment.run), "config": fragment.config.id(),
+    }))
+}
+
+fn about_track(track: &Track) -> Value {
+    json!({
+        "kind": track.kind.text(), "codec": track.codec, "timescale": track.timescale,
+        "width": track.width, "height": track.height,
+    })
+}
+
+/// One frame of a fragment that is there.
+struct Found<'a> {
+    number: SequenceNumber,
+    key_number: Option<SequenceNumber>,
+    frame: Frame,
+    data: &'a [u8],
+    track: &'a Track,
+    config: String,
+}
+
+impl Found<'_> {
+    fn about(&self) -> Value {
+        let (dts, pts, scale) = (self.frame.dts as i64, self.frame.pts(), self.track.timescale);
+        json!({
+            "frame": self.number.0, "track": self.frame.track, "kind": self.track.kind.text(),
+            "key": self.frame.key, "dts": dts, "pts": pts, "timescale": scale,
+            "dts_ms": ms(dts, scale), "pts_ms": ms(pts, scale), "duration": self.frame.duration,
+            "size": self.frame.size, "config": self.config,
+            "keyframe": self.key_number.map(|number| number.0),
+        })
+    }
+
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        let scale = self.track.timescale;
+        vec![
+            ("x-kinesin-frame", self.number.0.to_string()),
+            ("x-kinesin-track", self.frame.track.to_string()),
+            ("x-kinesin-codec", self.track.codec.clone()),
+            ("x-kinesin-key", u8::from(self.frame.key).to_string()),
+            ("x-kinesin-dts-ms", ms(self.frame.dts as i64, scale).to_string()),
+            ("x-kinesin-pts-ms", ms(self.frame.pts(), scale).to_string()),
+            ("x-kinesin-pts", self.frame.pts().to_string()),
+            ("x-kinesin-timescale", scale.to_string()),
+            ("x-kinesin-config", self.config.clone()),
+            ("x-kinesin-keyframe", self.key_number.map_or(String::new(), |number| number.0.to_string())),
+        ]
+    }
+
+    fn bytes(&self, format: Format) -> Vec<u8> {
+        match format {
+            Format::Stored => self.data.to_vec(),
+            Format::AnnexB => self.track.annexb(self.data, self.frame.key),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Stored,
+    AnnexB,
+}
+
+/// Looks at every frame of a fragment.
+fn each<'a>(whole: &'a Whole, tracks: &'a [Track], mut look: impl FnMut(Found<'a>)) {
+    let fragment = &whole.stored.fragment;
+    let config = fragment.config.id();
+    let mut keys = vec![None; tracks.len()];
+    for (place, (frame, data)) in fragment.frames.iter().zip(whole.data()).enumerate() {
+        let number = whole.stored.number + place as u64;
+        let Some(track) = tracks.get(usize::from(frame.track)) else { continue };
+        if frame.key {
+            keys[usize::from(frame.track)] = Some(number);
+        }
+        let key_number = keys[usize::from(frame.track)];
+        look(Found { number, key_number, frame: *frame, data, track, config: config.clone() });
+    }
+}
+
+/// What many frames are picked by.
+#[derive(Debug, Clone, Copy)]
+struct Picked {
+    from: SequenceNumber,
+    /// Made before this, by the producer's clock; came before this, by the store's.
+    to: Option<At>,
+    /// None is all of them.
+    kind: Option<TrackKind>,
+    keys_only: bool,
+}
+
+impl Picked {
+    fn takes(&self, found: &Found<'_>) -> bool {
+        found.number >= self.from
+            && self.kind.is_none_or(|kind| found.track.kind == kind)
+            && (!self.keys_only || found.frame.key)
+            && !self.is_past_frame(found)
+    }
+
+    fn is_past_frame(&self, found: &Found<'_>) -> bool {
+        match self.to {
+            Some(At::Frame(number)) => found.number >= number,
+            Some(At::ProducerTime(time)) => {
+                ms(found.frame.dts as i64, found.track.timescale) >= time.0 as i64
+            }
+            _ => false,
+        }
+    }
+
+    fn is_past(&self, stored: &Stored) -> bool {
+        match self.to {
+            Some(At::Frame(number)) => stored.number >= number,
+            Some(At::ProducerTime(time)) => stored.fragment.producer_time >= time,
+            Some(At::ServerTime(time)) => stored.arrival >= time,
+            _ => false,
+        }
+    }
+}
+
+impl Call {
+    /// The fragment where `name` points to; the oldest if nothing is said.
+    pub(super) async fn place(&self, name: &str, otherwise: At) -> Result<SequenceNumber> {
+        let at = self.query.at(name)?.unwrap_or(otherwise);
+        Ok(self.shared.service.video_place(&self.principal, &self.stream, at).await?)
+    }
+
+    pub(super) async fn some_fragments(
+        &self,
+        from: SequenceNumber,
+        count: usize,
+    ) -> Result<(Vec<Stored>, SequenceNumber)> {
+        Ok(self.shared.service.fragments(&self.principal, &self.stream, from, count).await?)
+    }
+
+    /// All fragments from one place to another, at most [`FRAGMENTS_MAX`].
+    pub(super) async fn fragments_between(&self) -> Result<Vec<Stored>> {
+        let mut next = self.place("from", At::Oldest).await?;
+        let count =
+            self.query.number("count", 1, FRAGMENTS_MAX as u64)?.unwrap_or(FRAGMENTS_MAX as u64) as usize;
+        let picked = Picked { from: next, to: self.query.at("to")?, kind: None, keys_only: false };
+        let mut all: Vec<Stored> = Vec::new();
+        while all.len() < count {
+            let (some, after) = self.some_fragments(next, STEP.min(count - all.len())).await?;
+            if some.is_empty() {
+                break;
+            }
+            let length = some.len();
+            all.extend(some.into_iter().take_while(|stored| !picked.is_past(stored)));
+            if all.len() % STEP != length % STEP && all.last().is_none_or(|last| last.end() < after) {
+                break;
+            }
+            next = after;
+        }
+        Ok(all)
+    }
+
+    pub(super) async fn whole(&self, number: SequenceNumber) -> Result<Whole> {
+        let found = self.shared.service.fragment(&self.principal, &self.stream, number).await?;
+        found.ok_or_else(|| {
+            not_found(format!(
+                "stream {} has no frame {number} of video: it is not there yet, or not any more",
+                self.stream
+            ))
+        })
+    }
+
+    pub(super) async fn about(&self) -> Result<Response<Body>> {
+        let from = self.place("from", At::Oldest).await?;
+        let (first, _) = self.some_fragments(from, 1).await?;
+        let end = self.place("to", At::Newest).await?;
+        let last = match end.0.checked_sub(1) {
+            Some(last) => self.some_fragments(SequenceNumber(last), 1).await?.0,
+            None => Vec::new(),
+        };
+        let (Some(first), Some(last)) = (first.first(), last.first()) else {
+            return Err(not_found(format!("stream {} has no video", self.stream)));
+        };
+        let tracks = tracks(&last.fragment.config)?;
+        Ok(as_json(&json!({
+            "stream": self.stream.as_str(), "first_frame": first.number.0, "next_frame": end.0,
+            "fragments": last.ordinal + 1 - first.ordinal,
+            "tracks": tracks.iter().map(about_track).collect::<Vec<_>>(),
+            "oldest": about_fragment(first)?, "newest": about_fragment(last)?,
+        })))
+    }
+
+    pub(super) async fn fragments(&self) -> Result<Response<Body>> {
+        let all = self.fragments_between().await?;
+        let all = all.iter().map(about_fragment).collect::<Result<Vec<_>>>()?;
+        Ok(as_json(&json!({ "fragments": all })))
+    }
+
+    /// Where something is missing, or may be: between runs, and where times jump.
+    pub(super) async fn gaps(&self) -> Result<Response<Body>> {
+        let all = self.fragments_between().await?;
+        let mut gaps = Vec::new();
+        for pair in all.windows(2) {
+            let [before, after] = pair else { continue };
+            let end =
+                before.fragment.producer_time.0 + duration_ms(before, &tracks(&before.fragment.config)?);
+            let missing = after.fragment.producer_time.0 as i64 - end as i64;
+            let why = match after.fragment.follows {
+                Follows::Previous if missing.abs() <= video::limit::GAP_MS => continue,
+                Follows::Previous => "fragments between are not kept",
+                Follows::Run => "the producer began again",
+                Follows::Gap(_) => "the producer's times jump",
+            };
+            gaps.push(json!({
+                "after": before.number.0, "before": after.number.0, "missing_ms": missing, "why": why,
+                "from_ms": end, "to_ms": after.fragment.producer_time.0,
+            }));
+        }
+        Ok(as_json(&json!({ "gaps": gaps })))
+    }
+
+    fn format(&self) -> Result<Format> {
+        match self.query.get("format") {
+            None | Some("stored" | "avcc") => Ok(Format::Stored),
+            Some("annexb") => Ok(Format::AnnexB),
+            Some(other) => Err(bad(format!("format={other}: avcc (as stored) or annexb was expected"))),
+        }
+    }
+
+    pub(super) async fn frame(&self, number: SequenceNumber) -> Result<Response<Body>> {
+        let whole_fragment = self.whole(number).await?;
+        let format = self.format()?;
+        if self.query.get("image").is_some() {
+            let (file, place) = self.group(&whole_fragment, number).await?;
+            return picture::make(&self.query, file, place).await;
+        }
+        if self.query.is_on("gop") {
+            let (file, _) = self.group(&whole_fragment, number).await?;
+            let mut response = whole(StatusCode::OK, "video/mp4", file);
+            set(&mut response, header::CACHE_CONTROL, "private, max-age=31536000, immutable");
+            return Ok(response);
+        }
+        let tracks = tracks(&whole_fragment.stored.fragment.config)?;
+        let mut answer = None;
+        each(&whole_fragment, &tracks, |found| {
+            if found.number == number {
+                answer = Some(if self.query.is_on("meta") {
+                    as_json(&found.about())
+                } else {
+                    let mut response = whole(StatusCode::OK, "application/octet-stream", found.bytes(format));
+                    for (name, value) in found.headers() {
+                        set(&mut response, header::HeaderName::from_static(name), &value);
+                    }
+                    set(&mut response, header::CACHE_CONTROL, "private, max-age=31536000, immutable");
+                    response
+                });
+            }
+        });
+        answer.ok_or_else(|| not_found(format!("stream {} has no frame {number}", self.stream)))
+    }
+
+    /// A small file that plays: from the key frame before a frame to that frame. Also says as which one of its frames
+    /// that one is shown.
+    async fn group(&self, last: &Whole, number: SequenceNumber) -> Result<(Vec<u8>, usize)> {
+        let place = (number.0 - last.stored.number.0) as usize;
+        let fragment = &last.stored.fragment;
+        let track = fragment.frames.get(place).map_or(0, |frame| frame.track);
+        let mut parts = vec![last.clone()];
+        let has_key = |frames: &[Frame]| frames.iter().any(|frame| frame.track == track && frame.key);
+        let mut begun = has_key(&fragment.frames[..(place + 1).min(fragment.frames.len())]);
+        // A fragment that was cut where there was no key frame goes on from the one before it.
+        while !begun {
+            let before = parts[0].stored.number.0.checked_sub(1).filter(|_| parts.len() < GOP_FRAGMENTS_MAX);
+            let before =
+                before.ok_or_else(|| not_found(format!("no key frame is kept before frame {number}")))?;
+            let part = self.whole(SequenceNumber(before)).await?;
+            begun = has_key(&part.stored.fragment.frames);
+            parts.insert(0, part);
+        }
+        let (mut frames, mut data): (Vec<Frame>, Vec<&[u8]>) = (Vec::new(), Vec::new());
+        for part in &parts {
+            for (at, (frame, bytes)) in part.stored.fragment.frames.iter().zip(part.data()).enumerate() {
+                if part.stored.number + at as u64 > number || frame.track != track {
+                    continue;
+                }
+                if frame.key {
+                    frames.clear();
+                    data.clear();
+                }
+                frames.push(*frame);
+                data.push(bytes);
+            }
+        }
+        let ids = mux::track_ids(&fragment.config)?;
+        let mut file = mux::init(&fragment.config);
+        let base = frames.first().map_or(0, |frame| frame.dts);
+        frames.iter_mut().for_each(|frame| frame.dts -= base);
+        file.extend(mux::segment(1, &ids, &frames, &data)?);
+        let shown = frames.last().map_or(0, |last| last.pts());
+        Ok((file, frames.iter().filter(|frame| frame.pts() < shown).count()))
+    }
+
+    fn picked(&self, from: SequenceNumber) -> Result<Picked> {
+        let kind = match self.query.get("track") {
+            None | Some("video") => Some(TrackKind::Video),
+            Some("audio") => Some(TrackKind::Audio),
+            Some("all") => None,
+            Some(other) => return Err(bad(format!("track={other}: video, audio or all was expected"))),
+        };
+        let keys_only = self.query.get("gop") == Some("keys");
+        Ok(Picked { from, to: self.query.at("to")?, kind, keys_only })
+    }
+
+    /// Many frames: as parts of one answer, or what is known of them.
+    pub(super) async fn frames(&self) -> Result<Response<Body>> {
+        let follow = self.query.is_on("follow");
+        let start = self.query.at("from")?.unwrap_or(if follow { At::Newest } else { At::Oldest });
+        let from = self.shared.service.video_place(&self.principal, &self.stream, start).await?;
+        // A time means its frame, not the beginning of its fragment.
+        let since = match start {
+            At::ProducerTime(time) => Some(time),
+            _ => None,
+        };
+        let picked = self.picked(from)?;
+        let count = match self.query.number("count", 1, COUNT_MAX)? {
+            Some(count) => count,
+            None if follow => u64::MAX,
+            None if picked.to.is_some() => COUNT_MAX,
+            None => COUNT_DEFAULT,
+        };
+        let (format, meta) = (self.format()?, self.query.is_on("meta"));
+        let (parts, answer) = mpsc::channel(PARTS_WAITING_MAX);
+        let reader = Reader {
+            shared: self.shared.clone(),
+            principal: self.principal.clone(),
+            stream: self.stream.clone(),
+            picked,
+            since,
+            format,
+            meta,
+            follow,
+            parts,
+        };
+        if !self.head {
+            tokio::spawn(Box::pin(reader.run(count)));
+        }
+        let kind = if meta {
+            "application/x-ndjson".to_owned()
+        } else {
+            format!("multipart/mixed; boundary={BOUNDARY}")
+        };
+        let mut response = coming(&kind, answer);
+        set(&mut response, header::CACHE_CONTROL, "no-store");
+        Ok(response)
+    }
+}
+
+/// Gives frames as they are there, and waits for those that come.
+struct Reader {
+    shared: std::sync::Arc<crate::api::Shared>,
+    principal: crate::principal::Principal,
+    stream: protocol::name::StreamName,
+    picked: Picked,
+    since: Option<UnixMs>,
+    format: Format,
+    meta: bool,
+    follow: bool,
+    parts: mpsc::Sender<Bytes>,
+}
+
+impl Reader {
+    async fn run(self, mut left: u64) {
+        let mut next = self.picked.from;
+        let Ok(mut changes) = self.shared.service.video_changes(&self.principal, &self.stream) else {
+            return;
+        };
+        while left > 0 {
+            changes.mark_unchanged();
+            // Whoever reads sees that it ended early, as there is no closing boundary.
+            let Ok(found) = self.shared.service.fragment(&self.principal, &self.stream, next).await else {
+                return;
+            };
+            let Some(found) = found else {
+                if !self.follow {
+                    break;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = self.parts.closed() => return,
+                }
+                continue;
+            };
+            if self.picked.is_past(&found.stored) {
+                break;
+            }
+            let Ok(tracks) = tracks(&found.stored.fragment.config) else { return };
+            for part in self.parts_of(&found, &tracks, &mut left) {
+                if self.parts.send(part).await.is_err() {
+                    return;
+                }
+            }
+            next = found.stored.end();
+        }
+        if !self.meta {
+            let _ = self.parts.send(Bytes::from(format!("--{BOUNDARY}--\r\n"))).await;
+        }
+    }
+
+    fn parts_of(&self, whole: &Whole, tracks: &[Track], left: &mut u64) -> Vec<Bytes> {
+        let mut parts = Vec::new();
+        each(whole, tracks, |found| {
+            let early = self.since.is_some_and(|since| {
+                let end = found.frame.dts + u64::from(found.frame.duration);
+                ms(end as i64, found.track.timescale) <= since.0 as i64
+            });
+            if *left == 0 || early || !self.picked.takes(&found) {
+                return;
+            }
+            *left -= 1;
+            parts.push(if self.meta {
+                Bytes::from(found.about().to_string() + "\n")
+            } else {
+                self.part(&found)
+            });
+        });
+        parts
+    }
+
+    fn part(&self, found: &Found<'_>) -> Bytes {
+        let bytes = found.bytes(self.format);
+        let mut out = format!("--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\n");
+        for (name, value) in found.headers() {
+            let _ = write!(out, "{name}: {value}\r\n");
+        }
+        let _ = write!(out, "Content-Length: {}\r\n\r\n", bytes.len());
+        let mut out = out.into_bytes();
+        out.extend_from_slice(&bytes);
+        out.extend_from_slice(b"\r\n");
+        out.into()
+    }
+}

@@ -1,0 +1,263 @@
+//! Containers for players: initialization segments, media segments, and files of any length whose bytes are known before
+//! they are made, so that ranges work. Never: playlists, what is in a fragment.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::header::{self, HeaderMap};
+use hyper::{Response, StatusCode};
+use protocol::sequence::SequenceNumber;
+use tokio::sync::mpsc;
+use video::codec::Track;
+use video::fragment::{Config, Frame};
+use video::mux;
+
+use super::{Body, Call, Result, coming, failure, not_found, set, whole};
+use crate::service::video::{Stored, Whole};
+
+const IMMUTABLE: &str = "private, max-age=31536000, immutable";
+const PIECES_WAITING_MAX: usize = 4;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What a range of a whole is.
+enum Range {
+    All,
+    /// From, and after the last.
+    Part(u64, u64),
+    Unsatisfiable,
+}
+
+/// RFC 9110, section 14: one range; several are answered with all, as one may.
+fn range_of(headers: &HeaderMap, etag: &str, length: u64) -> Range {
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    if text(header::IF_RANGE).is_some_and(|is| is != etag) {
+        return Range::All;
+    }
+    let Some(spec) = text(header::RANGE).and_then(|text| text.trim().strip_prefix("bytes=")) else {
+        return Range::All;
+    };
+    let Some((first, last)) = spec.split_once('-') else { return Range::All };
+    let (first, last) = (first.trim(), last.trim());
+    let number = |text: &str| text.parse::<u64>().ok();
+    let range = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(length)),
+        (Some(first), None) if last.is_empty() => (first, length),
+        (None, Some(suffix)) if first.is_empty() => (length.saturating_sub(suffix), length),
+        _ => return Range::All,
+    };
+    if range.0 >= length || range.0 >= range.1 { Range::Unsatisfiable } else { Range::Part(range.0, range.1) }
+}
+
+/// The head of an answer that may be a range, and which bytes it has.
+fn ranged(headers: &HeaderMap, etag: &str, length: u64, kind: &str) -> (Response<Body>, u64, u64) {
+    let mut response = whole(StatusCode::OK, kind, Vec::new());
+    set(&mut response, header::ACCEPT_RANGES, "bytes");
+    set(&mut response, header::ETAG, etag);
+    set(&mut response, header::CACHE_CONTROL, IMMUTABLE);
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    if known.is_some_and(|known| known.split(',').any(|known| known.trim() == etag)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        return (response, 0, 0);
+    }
+    let (from, to) = match range_of(headers, etag, length) {
+        Range::All => (0, length),
+        Range::Part(from, to) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            set(&mut response, header::CONTENT_RANGE, &format!("bytes {from}-{}/{length}", to - 1));
+            (from, to)
+        }
+        Range::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            set(&mut response, header::CONTENT_RANGE, &format!("bytes */{length}"));
+            (0, 0)
+        }
+    };
+    set(&mut response, header::CONTENT_LENGTH, &(to - from).to_string());
+    (response, from, to)
+}
+
+/// The frames of a fragment as a segment has them: on a timeline that begins at `base_ms`.
+fn frames_from(frames: &[Frame], tracks: &[Track], base_ms: u64) -> Vec<Frame> {
+    let shifted = |frame: &Frame| {
+        let timescale = tracks.get(usize::from(frame.track)).map_or(1000, |track| track.timescale);
+        let base = u128::from(base_ms) * u128::from(timescale) / 1000;
+        Frame { dts: u128::from(frame.dts).saturating_sub(base) as u64, ..*frame }
+    };
+    frames.iter().map(shifted).collect()
+}
+
+fn segment_of(part: &Whole, tracks: &[Track], ids: &[u32], base_ms: u64) -> Result<Vec<u8>> {
+    let frames = frames_from(&part.stored.fragment.frames, tracks, base_ms);
+    Ok(mux::segment(part.stored.ordinal + 1, ids, &frames, &part.data())?)
+}
+
+/// One file of many fragments.
+struct Plan {
+    config: Arc<Config>,
+    init: Vec<u8>,
+    parts: Vec<(SequenceNumber, u64)>,
+    base_ms: u64,
+}
+
+impl Plan {
+    fn of(all: &[Stored]) -> Option<(Plan, usize)> {
+        let first = all.first()?;
+        let config = first.fragment.config.clone();
+        // A file has one configuration: it ends where another one begins.
+        let same = all.iter().take_while(|stored| stored.fragment.config == config);
+        let parts: Vec<_> =
+            same.map(|stored| (stored.number, mux::segment_bytes(&stored.fragment.frames))).collect();
+        let count = parts.len();
+        let init = mux::init(&config);
+        Some((Plan { config, init, parts, base_ms: first.fragment.producer_time.0 }, count))
+    }
+
+    fn length(&self) -> u64 {
+        self.init.len() as u64 + self.parts.iter().map(|(_, length)| length).sum::<u64>()
+    }
+}
+
+impl Call {
+    /// The configuration of the fragment with a frame.
+    pub(super) async fn init(&self, number: SequenceNumber) -> Result<Response<Body>> {
+        let (some, _) = self.some_fragments(number, 1).await?;
+        let Some(stored) = some.first().filter(|stored| (stored.number..stored.end()).contains(&number))
+        else {
+            return Err(not_found(format!("stream {} has no frame {number} of video", self.stream)));
+        };
+        let etag = format!("\"{}\"", stored.fragment.config.id());
+        Ok(self.slice(&etag, "video/mp4", mux::init(&stored.fragment.config)))
+    }
+
+    /// A fragment as a media segment.
+    pub(super) async fn segment(&self, number: SequenceNumber) -> Result<Response<Body>> {
+        let part = self.whole(number).await?;
+        let fragment = &part.stored.fragment;
+        let tracks = video::codec::tracks(&fragment.config)?;
+        let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
+        let bytes = segment_of(&part, &tracks, &ids, 0)?;
+        let etag = format!("\"{}-{}\"", part.stored.number, part.stored.arrival.0);
+        Ok(self.slice(&etag, "video/iso.segment", bytes))
+    }
+
+    fn slice(&self, etag: &str, kind: &str, bytes: Vec<u8>) -> Response<Body> {
+        let (mut response, from, to) = ranged(&self.headers, etag, bytes.len() as u64, kind);
+        if to > from {
+            *response.body_mut() = Body::Whole(Some(Bytes::from(bytes).slice(from as usize..to as usize)));
+        }
+        response
+    }
+
+    /// All fragments from one place to another as one file that plays and seeks.
+    pub(super) async fn range(&self) -> Result<Response<Body>> {
+        let all = self.fragments_between().await?;
+        let Some((plan, count)) = Plan::of(&all) else {
+            return Err(not_found(format!("stream {} has no video there", self.stream)));
+        };
+        let last = &all[count - 1];
+        let etag = format!("\"{}-{}-{}\"", all[0].number, last.end(), all[0].arrival.0);
+        let (mut response, from, to) = ranged(&self.headers, &etag, plan.length(), "video/mp4");
+        if count < all.len() {
+            let name = header::HeaderName::from_static("x-kinesin-continues");
+            set(
+                &mut response,
+                name,
+                &format!("frame {}: its configuration is another one", all[count].number),
+            );
+        }
+        if to > from && !self.head {
+            let (pieces, body) = mpsc::channel(PIECES_WAITING_MAX);
+            let sender = Sender {
+                shared: self.shared.clone(),
+                principal: self.principal.clone(),
+                stream: self.stream.clone(),
+                pieces,
+            };
+            tokio::spawn(Box::pin(async move {
+                // A file that breaks off is shorter than its length said: its reader knows.
+                let _ = sender.send(plan, from, to).await;
+            }));
+            let made = coming("video/mp4", body);
+            *response.body_mut() = made.into_body();
+        }
+        Ok(response)
+    }
+}
+
+/// Sends a part of a file as it is made.
+struct Sender {
+    shared: Arc<crate::api::Shared>,
+    principal: crate::principal::Principal,
+    stream: protocol::name::StreamName,
+    pieces: mpsc::Sender<Bytes>,
+}
+
+impl Sender {
+    async fn send(&self, plan: Plan, from: u64, to: u64) -> Result<()> {
+        let tracks = video::codec::tracks(&plan.config)?;
+        let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
+        let mut at = 0u64;
+        let length = plan.init.len() as u64;
+        self.part(plan.init.into(), at, from, to).await?;
+        at += length;
+        for (number, length) in plan.parts {
+            if at < to && at + length > from {
+                let found = self.shared.service.fragment(&self.principal, &self.stream, number).await?;
+                let found = found.ok_or_else(|| not_found("it is not kept any more"))?;
+                let bytes = segment_of(&found, &tracks, &ids, plan.base_ms)?;
+                if bytes.len() as u64 != length {
+                    return Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "a segment of another length"));
+                }
+                self.part(bytes.into(), at, from, to).await?;
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// The bytes of a part that are within what is wanted.
+    async fn part(&self, bytes: Bytes, at: u64, from: u64, to: u64) -> Result<()> {
+        let start = from.saturating_sub(at).min(bytes.len() as u64) as usize;
+        let end = to.saturating_sub(at).min(bytes.len() as u64) as usize;
+        let mut rest = bytes.slice(start..end.max(start));
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+            self.pieces.send(piece).await.map_err(|_| not_found("nobody reads any more"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(text: &str) -> Option<(u64, u64)> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RANGE, text.parse().unwrap());
+        match range_of(&headers, "\"e\"", 100) {
+            Range::All => Some((0, 100)),
+            Range::Part(from, to) => Some((from, to)),
+            Range::Unsatisfiable => None,
+        }
+    }
+
+    #[test]
+    fn ranges_are_those_of_the_rfc() {
+        assert_eq!(range("bytes=0-0"), Some((0, 1)));
+        assert_eq!(range("bytes=10-"), Some((10, 100)));
+        assert_eq!(range("bytes=10-1000"), Some((10, 100)));
+        assert_eq!(range("bytes=-10"), Some((90, 100)));
+        assert_eq!(range("bytes=-1000"), Some((0, 100)));
+        assert_eq!(range("bytes=100-"), None);
+        assert_eq!(range("bytes=-0"), None);
+        for all in ["bytes=5-1", "bytes=a-b", "bytes=", "lines=1-2", "bytes=0-1,5-6"] {
+            assert_eq!(range(all), Some((0, 100)), "{all}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RANGE, "bytes=1-2".parse().unwrap());
+        headers.insert(header::IF_RANGE, "\"other\"".parse().unwrap());
+        assert!(matches!(range_of(&headers, "\"e\"", 100), Range::All));
+    }
+}

@@ -1,0 +1,348 @@
+//! Fragments of video: what a stream takes and gives where its batches are fragments. How they are stored is the
+//! stream's business, what is in them is the `video` crate's. Never: HTTP, containers, players.
+
+use std::sync::Arc;
+
+use protocol::batch::{Batch, lengths};
+use protocol::frame::{Frame, HEADER_BYTES, Header};
+use protocol::hash::HashKey;
+use protocol::limit::{RECORD_BYTES_MAX, STREAM_SHARDS_MAX};
+use protocol::name::StreamName;
+use protocol::outcome::{Ack, Outcome};
+use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::stream::{CallError, CallErrorCode, StreamConfig};
+use protocol::time::UnixMs;
+use tokio::sync::{mpsc, watch};
+use video::cut::Cut;
+use video::fragment::{Fragment, data_of};
+
+use super::streams::{may_command, stopped};
+use super::{Service, Session, call_error};
+use crate::log::{Peek, ReadError, ReadLimit};
+use crate::principal::Principal;
+use crate::shard::driver::Stream;
+
+/// The partition key of all frames: a stream of video is one order.
+pub const VIDEO_KEY: &str = "video";
+/// So much of a batch has its tables and the head of its fragment, mostly.
+const PEEK_BYTES: usize = 8 << 10;
+/// ... and so much surely.
+const PEEK_BYTES_MAX: usize = 512 << 10;
+
+/// A fragment as it is stored, without the bytes of its frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number: that of its first frame.
+    pub number: SequenceNumber,
+    /// Its place among all fragments of its stream: without gaps.
+    pub ordinal: u64,
+    /// When it came, by the store's clock.
+    pub arrival: UnixMs,
+    /// What it holds.
+    pub fragment: Arc<Fragment>,
+}
+
+impl Stored {
+    /// The number after its last frame.
+    #[must_use]
+    pub fn end(&self) -> SequenceNumber {
+        self.number + self.fragment.frames.len() as u64
+    }
+}
+
+/// A whole fragment.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// All but the bytes.
+    pub stored: Stored,
+    batch: Arc<Batch>,
+    head_bytes: usize,
+}
+
+impl Whole {
+    /// The bytes of each frame.
+    #[must_use]
+    pub fn data(&self) -> Vec<&[u8]> {
+        data_of(&self.batch, self.head_bytes).collect()
+    }
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The oldest fragment.
+    Oldest,
+    /// After the newest.
+    Newest,
+    /// The fragment with this frame.
+    Frame(SequenceNumber),
+    /// The fragment that was being made at this time, by its producer's clock.
+    ProducerTime(UnixMs),
+    /// The first fragment that came at this time or later, by the store's clock.
+    ServerTime(UnixMs),
+}
+
+/// What became of a fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is durable, and has this number.
+    Stored(SequenceNumber),
+    /// It was there already: a producer sent it again.
+    Again(SequenceNumber),
+    /// The stream is over its rate: again after so many milliseconds.
+    Later(u32),
+}
+
+/// How a stream is set that is made for video: frames of any size, as fast as they come.
+#[must_use]
+pub fn config() -> StreamConfig {
+    StreamConfig {
+        shard_rate: None,
+        record_bytes_max: RECORD_BYTES_MAX as u32,
+        retention_ms: 7 * 24 * 3_600_000,
+        ..StreamConfig::default()
+    }
+}
+
+fn internal(why: impl Into<String>) -> CallError {
+    call_error(CallErrorCode::Internal, why)
+}
+
+/// The shard that frames go to.
+fn shard_of(stream: &Stream) -> ShardId {
+    let hash = HashKey::of_partition_key(VIDEO_KEY);
+    let map = stream.map();
+    let mut open = map.1.iter().filter(|(_, shard)| shard.closed.is_none());
+    open.find(|(_, shard)| shard.range.contains(hash)).map_or(ShardId(0), |(id, _)| *id)
+}
+
+fn fragment_of(peek: &Peek) -> Option<Stored> {
+    let header = Header::parse(&peek.start).ok()?;
+    let payload = peek.start.get(HEADER_BYTES..)?;
+    let (sizes, data_at) = lengths(&header, payload)?;
+    let (fragment, _) = Fragment::read(payload.get(data_at..)?, &sizes, header.producer_time).ok()?;
+    Some(Stored {
+        number: peek.first,
+        ordinal: header.batch_no,
+        arrival: peek.arrival,
+        fragment: Arc::new(fragment),
+    })
+}
+
+impl Service {
+    /// Makes a stream for video if it is not there.
+    ///
+    /// # Errors
+    /// When the principal may not, or it can't be made.
+    pub async fn open_video(&self, principal: &Principal, name: &StreamName) -> Result<(), CallError> {
+        if self.find_stream(name).is_ok() {
+            return Ok(());
+        }
+        match self.create_stream(principal, name, 1, config()).await {
+            Err(CallError { code: CallErrorCode::Exists, .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps a fragment. One that is there already (the same frames, made at the same time) is not kept twice.
+    ///
+    /// # Errors
+    /// When the stream is not there or the principal may not; when the stream takes no such frames; when the store
+    /// can't now.
+    pub async fn put_fragment(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        cut: &Cut,
+    ) -> Result<Kept, CallError> {
+        may_command(principal)?;
+        let stream = self.find_stream(name)?;
+        let mut bytes = Vec::with_capacity(cut.data.len() + 64 * 1024);
+        let header = Header { stream: name.key(), ..Header::default() };
+        let header = cut.fragment.seal(VIDEO_KEY, &cut.data, header, &mut bytes);
+        header.map_err(|error| internal(error.to_string()))?;
+        self.check_sizes(principal, name, &cut.fragment)?;
+        if let Some(number) = self.known(&stream, cut).await? {
+            return Ok(Kept::Again(number));
+        }
+        let (acks, mut answer) = mpsc::unbounded_channel();
+        let session = Session { principal: principal.clone(), producer: None };
+        self.append(&session, &bytes, &acks)?;
+        drop(acks);
+        let ack: Ack = answer.recv().await.ok_or_else(stopped)?;
+        match ack.outcome {
+            Outcome::Stored { parts, .. } => {
+                Ok(Kept::Stored(parts.first().map_or(SequenceNumber(0), |part| part.first_sequence)))
+            }
+            Outcome::Throttled { retry_after_ms, .. } | Outcome::Busy { retry_after_ms } => {
+                Ok(Kept::Later(retry_after_ms))
+            }
+            other => Err(call_error(CallErrorCode::Invalid, format!("stream {name}: {other:?}"))),
+        }
+    }
+
+    /// A fragment is kept whole or not at all.
+    fn check_sizes(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        fragment: &Fragment,
+    ) -> Result<(), CallError> {
+        let max = self.sketch(principal, name)?.config.record_bytes_max;
+        let head = fragment.head().len() as u32;
+        let largest = fragment.frames.iter().map(|frame| frame.size).max().unwrap_or(0) + head;
+        if largest <= max {
+            return Ok(());
+        }
+        let message = format!(
+            "stream {name} takes records of {max} bytes at most, this frame has up to {largest}: \
+             `kinesin stream update {name} --record-bytes-max 10MiB` lets it take frames of any size"
+        );
+        Err(call_error(CallErrorCode::Invalid, message))
+    }
+
+    /// The fragment with the same frames of the same time. Only what is not newer than all that is kept is looked for.
+    async fn known(&self, stream: &Stream, cut: &Cut) -> Result<Option<SequenceNumber>, CallError> {
+        let shard = shard_of(stream);
+        let time = cut.fragment.producer_time;
+        let found = blocking(stream, move |stream| {
+            let at = stream.reader().at_producer_time(shard, time)?;
+            stream.reader().peek(shard, at, 1, 0)
+        })
+        .await?;
+        let Some(peek) = found.first().filter(|peek| peek.producer_time == time) else { return Ok(None) };
+        let Some(whole) = self.read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
+        let same = whole.stored.fragment.frames == cut.fragment.frames
+            && whole.data().concat() == cut.data
+            && whole.stored.fragment.config == cut.fragment.config;
+        Ok(same.then_some(whole.stored.number))
+    }
+
+    /// Where a fragment begins that a place means.
+    ///
+    /// # Errors
+    /// When the stream is not there, the principal may not, or the disk can't.
+    pub async fn video_place(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        at: At,
+    ) -> Result<SequenceNumber, CallError> {
+        may_command(principal)?;
+        let stream = self.find_stream(name)?;
+        let shard = shard_of(&stream);
+        blocking(&stream, move |stream| match at {
+            At::Oldest => stream.first(shard),
+            At::Newest => Ok(stream.tail(shard)),
+            At::Frame(number) => Ok(number.max(stream.begin(shard))),
+            At::ProducerTime(time) => stream.reader().at_producer_time(shard, time),
+            At::ServerTime(time) => stream.at_time(shard, time),
+        })
+        .await
+    }
+
+    /// Heads of fragments from a frame on, at most `count`. What is no fragment is left out. Also says where to go on.
+    ///
+    /// # Errors
+    /// When the stream is not there, the principal may not, or the disk can't.
+    pub async fn fragments(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        from: SequenceNumber,
+        count: usize,
+    ) -> Result<(Vec<Stored>, SequenceNumber), CallError> {
+        may_command(principal)?;
+        let stream = self.find_stream(name)?;
+        let shard = shard_of(&stream);
+        blocking(&stream, move |stream| {
+            let (mut next, mut found) = (from, Vec::new());
+            while found.len() < count {
+                let peeks = stream.reader().peek(
+                    shard,
+                    next,
+                    (count - found.len()).min(STREAM_SHARDS_MAX),
+                    PEEK_BYTES,
+                )?;
+                let Some(last) = peeks.last() else { break };
+                let after = last.end();
+                for peek in &peeks {
+                    let stored = fragment_of(peek).or_else(|| {
+                        let more = stream.reader().peek(shard, peek.first, 1, PEEK_BYTES_MAX).ok()?;
+                        fragment_of(more.first()?)
+                    });
+                    found.extend(stored);
+                }
+                next = after;
+            }
+            Ok((found, next))
+        })
+        .await
+    }
+
+    /// The fragment with a frame; `None` where there is none (yet), or something else than video.
+    ///
+    /// # Errors
+    /// When the stream is not there, the principal may not, or what was asked for is damaged.
+    pub async fn fragment(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        number: SequenceNumber,
+    ) -> Result<Option<Whole>, CallError> {
+        may_command(principal)?;
+        let stream = self.find_stream(name)?;
+        let shard = shard_of(&stream);
+        if number >= stream.tail(shard) {
+            return Ok(None);
+        }
+        self.read_fragment(&stream, shard, number).await
+    }
+
+    async fn read_fragment(
+        &self,
+        stream: &Stream,
+        shard: ShardId,
+        number: SequenceNumber,
+    ) -> Result<Option<Whole>, CallError> {
+        let read =
+            blocking(stream, move |stream| stream.reader().read(shard, number, ReadLimit { bytes_max: 0 }));
+        let read = read.await?;
+        let Ok((frame, _)) = Frame::parse_first(&read.frames) else { return Ok(None) };
+        let mut batch = Batch::new();
+        batch.open(&frame.header, frame.payload).map_err(|error| internal(error.to_string()))?;
+        let header = &frame.header;
+        let Ok((fragment, head_bytes)) = Fragment::of_batch(&batch, header.producer_time) else {
+            return Ok(None);
+        };
+        let stored = Stored {
+            number: header.first_sequence,
+            ordinal: header.batch_no,
+            arrival: header.arrival,
+            fragment: Arc::new(fragment),
+        };
+        Ok(Some(Whole { stored, batch: Arc::new(batch), head_bytes }))
+    }
+
+    /// Changes whenever something was stored in the stream.
+    ///
+    /// # Errors
+    /// When the stream is not there, or the principal may not.
+    pub fn video_changes(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+    ) -> Result<watch::Receiver<u64>, CallError> {
+        may_command(principal)?;
+        Ok(self.find_stream(name)?.committed())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    stream: &Stream,
+    work: impl FnOnce(&Stream) -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, CallError> {
+    let stream = stream.clone();
+    let done = tokio::task::spawn_blocking(move || work(&stream)).await;
+    done.map_err(|error| internal(error.to_string()))?.map_err(|error| internal(error.to_string()))
+}
