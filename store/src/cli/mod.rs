@@ -23,6 +23,7 @@ mod serve;
 mod status;
 mod stream;
 mod tail;
+mod video;
 
 /// Kinesin: ordered, durable streams of records behind one TLS port.
 #[derive(Debug, Parser)]
@@ -51,6 +52,9 @@ enum Command {
     Put(put::PutArgs),
     /// Prints the records of a stream, and those that come.
     Tail(tail::TailArgs),
+    /// Puts, lists, shows and takes out video, frame by frame.
+    #[command(subcommand)]
+    Video(video::VideoCommand),
     /// Shows what a running store is doing.
     Status(status::StatusArgs),
     /// Proves that a data folder is whole; for a store that is not running.
@@ -155,6 +159,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Api(args) => api::run(args).await,
         Command::Put(args) => Box::pin(put::run(args)).await,
         Command::Tail(args) => Box::pin(tail::run(args)).await,
+        Command::Video(command) => Box::pin(video::run(command)).await,
         Command::Status(args) => status::run(args).await,
         Command::Check(args) => check::run(args),
         Command::Bench(args) => Box::pin(bench::run(args)).await,

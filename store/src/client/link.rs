@@ -47,23 +47,30 @@ pub struct Link {
     welcome: Welcome,
 }
 
+/// A connection to a store that nothing was said on.
+pub(super) async fn connect(
+    target: &Target,
+    alpn: &[u8],
+) -> Result<TlsStream<BufReader<TcpStream>>, ClientError> {
+    let tls = TlsConnector::from(target.tls(alpn)?);
+    let name = target.server_name()?;
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    let to = (target.url.host.as_str(), target.url.port);
+    let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await.unwrap_or_else(|_| Err(late()));
+    let tcp = tcp.map_err(|e| ClientError::unreachable(target, &e))?;
+    let _ = tcp.set_nodelay(true);
+    let socket = BufReader::with_capacity(SOCKET_BUFFER_BYTES, tcp);
+    let stream = timeout(CONNECT_TIMEOUT, tls.connect(name, socket)).await.unwrap_or_else(|_| Err(late()));
+    stream.map_err(|e| ClientError::handshake(target, &e))
+}
+
 impl Link {
     /// Connects, greets, and waits for the welcome.
     ///
     /// # Errors
     /// When the store can't be reached, one side does not trust the other, or it says goodbye at once.
     pub async fn connect(target: &Target, hello: &Hello) -> Result<Link, ClientError> {
-        let tls = TlsConnector::from(target.tls()?);
-        let name = target.server_name()?;
-        let late = || io::Error::from(io::ErrorKind::TimedOut);
-        let to = (target.url.host.as_str(), target.url.port);
-        let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await.unwrap_or_else(|_| Err(late()));
-        let tcp = tcp.map_err(|e| ClientError::unreachable(target, &e))?;
-        let _ = tcp.set_nodelay(true);
-        let socket = BufReader::with_capacity(SOCKET_BUFFER_BYTES, tcp);
-        let stream =
-            timeout(CONNECT_TIMEOUT, tls.connect(name, socket)).await.unwrap_or_else(|_| Err(late()));
-        let stream = stream.map_err(|e| ClientError::handshake(target, &e))?;
+        let stream = connect(target, protocol::native::ALPN).await?;
         let nobody = Welcome {
             server: String::new(),
             now: protocol::time::UnixMs(0),
@@ -77,7 +84,7 @@ impl Link {
             Ok(Ok(())) => Ok(link),
             Ok(Err(Failure::Io(error))) => Err(ClientError::handshake(target, &error)),
             Ok(Err(Failure::Said(error))) => Err(error),
-            Err(_) => Err(ClientError::handshake(target, &late())),
+            Err(_) => Err(ClientError::handshake(target, &io::ErrorKind::TimedOut.into())),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior};
 
 mod error;
+pub mod http;
 mod link;
 mod target;
 

@@ -87,7 +87,7 @@ impl Target {
             .map_err(|_| ClientError::Setup(format!("{}: {:?} is no host name", self.url, self.url.host)))
     }
 
-    pub(super) fn tls(&self) -> Result<Arc<ClientConfig>, ClientError> {
+    pub(super) fn tls(&self, alpn: &[u8]) -> Result<Arc<ClientConfig>, ClientError> {
         let ca_bad = |e: &dyn std::fmt::Display| {
             ClientError::Setup(format!("{}: no certificate of an authority: {e}", self.ca_name))
         };
@@ -115,7 +115,7 @@ impl Target {
                 builder.with_client_auth_cert(chain, key).map_err(|e| bad(&e))?
             }
         };
-        config.alpn_protocols = vec![protocol::native::ALPN.to_vec()];
+        config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         Ok(Arc::new(config))
     }

@@ -30,6 +30,7 @@ use super::linger::Lingering;
 use super::{Answer, Caller};
 use crate::api::counters::Undone;
 use crate::api::{Shared, video};
+use crate::principal::Principal;
 
 /// Ten MiB of data in base64, and what stands around them.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -54,10 +55,11 @@ pub(in crate::api) fn held(half_open: &HalfOpen) -> std::sync::MutexGuard<'_, Op
     half_open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One connection, to its end. Which version of HTTP it is, its first bytes say.
+/// One connection, to its end. Which version of HTTP it is, its first bytes say. `shown` is who showed a certificate.
 pub(crate) async fn serve<S>(
     shared: Arc<Shared>,
     stream: S,
+    shown: Option<Principal>,
     half_open: OwnedSemaphorePermit,
     mut stopped: watch::Receiver<bool>,
 ) where
@@ -67,8 +69,15 @@ pub(crate) async fn serve<S>(
     let half_open: HalfOpen = Arc::new(Mutex::new(Some(half_open)));
     let known = half_open.clone();
     let service = service_fn(move |request| {
-        let (shared, half_open) = (shared.clone(), half_open.clone());
-        async move { Ok::<_, Infallible>(Box::pin(answer(&shared, request, &half_open)).await) }
+        let (shared, half_open, shown) = (shared.clone(), half_open.clone(), shown.clone());
+        async move {
+            if video::is_mine(request.uri().path()) {
+                return Ok::<_, Infallible>(
+                    Box::pin(video::answer(&shared, request, shown, &half_open)).await,
+                );
+            }
+            Ok(Box::pin(answer(&shared, request, &half_open)).await)
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(512 << 10);
@@ -272,9 +281,6 @@ fn set(response: &mut Response<Body>, name: &'static str, value: &str) {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &HalfOpen) -> Response<Body> {
-    if video::is_mine(request.uri().path()) {
-        return Box::pin(video::answer(shared, request, half_open)).await;
-    }
     let asks = |name: HeaderName| request.headers().get(name).cloned();
     let from_page = asks(header::ORIGIN).is_some();
     let (headers, method) =

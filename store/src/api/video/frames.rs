@@ -12,7 +12,7 @@ use video::codec::{Track, TrackKind, tracks};
 use video::fragment::{Clock, Follows, Frame};
 use video::{VideoError, mux};
 
-use super::{Body, Call, Failure, Result, bad, coming, failure, as_json, not_found, picture, set, whole};
+use super::{Body, Call, Failure, Result, as_json, bad, coming, failure, not_found, picture, set, whole};
 use crate::service::video::{At, Stored, Whole};
 
 const COUNT_DEFAULT: u64 = 100;
@@ -320,6 +320,10 @@ impl Call {
         let place = (number.0 - last.stored.number.0) as usize;
         let fragment = &last.stored.fragment;
         let track = fragment.frames.get(place).map_or(0, |frame| frame.track);
+        // With sound, the pictures that go with it are meant.
+        let has_pictures =
+            tracks(&fragment.config)?.first().is_some_and(|track| track.kind == TrackKind::Video);
+        let track = if has_pictures { 0 } else { track };
         let mut parts = vec![last.clone()];
         let has_key = |frames: &[Frame]| frames.iter().any(|frame| frame.track == track && frame.key);
         let mut begun = has_key(&fragment.frames[..(place + 1).min(fragment.frames.len())]);

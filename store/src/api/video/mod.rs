@@ -86,11 +86,12 @@ struct Call {
 pub(in crate::api) async fn answer(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
+    shown: Option<Principal>,
     half_open: &HalfOpen,
 ) -> Response<Body> {
     let from_page = request.headers().contains_key(header::ORIGIN);
     let head = request.method() == Method::HEAD;
-    let mut response = match Box::pin(respond(shared, request, half_open)).await {
+    let mut response = match Box::pin(respond(shared, request, shown, half_open)).await {
         Ok(response) => response,
         Err(error) => failed(&error),
     };
@@ -156,6 +157,7 @@ fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
 async fn respond(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
+    shown: Option<Principal>,
     half_open: &HalfOpen,
 ) -> Result<Response<Body>> {
     let (parts, body) = request.into_parts();
@@ -167,7 +169,7 @@ async fn respond(
         parts.uri.path()[PREFIX.len()..].split('/').filter(|part| !part.is_empty()).collect();
     let stream = path.first().map(|name| StreamName::new(name).map_err(|error| bad(error.to_string())));
     let stream = stream.transpose()?;
-    let access = Access::of(shared, &parts, &query, stream.as_ref())?;
+    let access = Access::of(shared, &parts, &query, stream.as_ref(), shown)?;
     drop(held(half_open).take());
     let Some(stream) = stream else { return list(shared, &access) };
     let head = parts.method == Method::HEAD;
