@@ -13,3 +13,4 @@ mod ends;
 mod outage;
 mod path;
 mod pressure;
+mod video;

@@ -129,7 +129,8 @@ fn members_depend_downwards_only() {
         match member {
             "disk" => Some(&[]),
             "protocol" => Some(&["disk"]),
-            "agent" | "store" => Some(&["protocol", "disk"]),
+            "video" => Some(&["protocol"]),
+            "agent" | "store" => Some(&["protocol", "disk", "video"]),
             _ => None,
         }
     };
@@ -145,7 +146,7 @@ fn members_depend_downwards_only() {
         let needs = package["dependencies"].as_array().into_iter().flatten();
         for need in needs.filter(|need| need["kind"].is_null()).map(|need| text(need, "name")) {
             let forbidden = ours.contains(need) && !may.contains(&need)
-                || need == "tokio" && matches!(name, "protocol" | "disk");
+                || need == "tokio" && matches!(name, "protocol" | "disk" | "video");
             wrong.extend(forbidden.then(|| format!("{name} depends on {need}")));
         }
     }

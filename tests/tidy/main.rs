@@ -34,6 +34,27 @@ const ABSENCES: &[Absence] = &[
         because: "bytes in, values out: it must run in a fuzzer, a simulator and a browser",
     },
     Absence {
+        here: &["video/src/"],
+        except: &[],
+        never: &[
+            "tokio",
+            "std::fs",
+            "std::net",
+            "std::thread",
+            "Instant::now",
+            "SystemTime::now",
+            "rand",
+            "getrandom",
+        ],
+        because: "bytes in, values out: agent and store use it, and a fuzzer",
+    },
+    Absence {
+        here: &["video/"],
+        except: &[],
+        never: &["agent", "store", "tests", "disk"],
+        because: "it is below both",
+    },
+    Absence {
         here: &["protocol/"],
         except: &[],
         never: &["agent", "store", "tests"],
@@ -118,7 +139,7 @@ const NOT_PURE: &[&str] = &[
 ];
 
 fn is_source(file: &File) -> bool {
-    let ours = ["protocol/", "agent/", "store/", "tests/"];
+    let ours = ["protocol/", "video/", "agent/", "store/", "tests/"];
     file.path.ends_with(".rs") && ours.iter().any(|member| file.path.starts_with(member))
 }
 

@@ -298,6 +298,7 @@ fn feed(mut file: Box<dyn Read + Send>, pieces: &mpsc::Sender<Bytes>) -> std::io
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a file that its user named, and can make again")]
 async fn save(mut answer: Answer, output: Option<&Path>) -> anyhow::Result<()> {
     let mut file: Box<dyn Write + Send> = match output {
         Some(path) => {

@@ -1,0 +1,372 @@
+//! Video in and out, with ffmpeg as the camera and as the judge: every frame of every codec comes back as ffprobe saw it
+//! before, pictures are the right ones, files play and seek, and what was acknowledged survives.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use hyper::Method;
+use serde_json::Value;
+use store::client::Target;
+use store::client::http::{Upload, ask};
+use tests::harness::process::{binary, skip};
+
+use crate::common::{Rig, wait_until};
+
+const NOON: &str = "2026-11-20T12:00:00Z";
+const NOON_MS: i64 = 1_795_176_000_000;
+
+async fn rig() -> Option<Rig> {
+    if Command::new("ffmpeg").arg("-version").stdout(Stdio::null()).status().is_err() {
+        skip("ffmpeg is not installed");
+        return None;
+    }
+    Rig::start(&[]).await
+}
+
+fn tool(name: &str, words: &[&str]) -> Vec<u8> {
+    let output = Command::new(name).args(["-v", "error"]).args(words).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {words:?}: {said}");
+    output.stdout
+}
+
+/// Makes a file: what is filmed and how it is encoded, in ffmpeg's words.
+fn film(rig: &Rig, name: &str, words: &str) -> String {
+    let path = rig.path(name).display().to_string();
+    let mut all: Vec<&str> = words.split_whitespace().collect();
+    all.extend(["-movflags", "frag_keyframe+delay_moov+default_base_moof", "-y", &path]);
+    tool("ffmpeg", &all);
+    path
+}
+
+const PICTURES: &str = "-f lavfi -i testsrc2=size=320x180:rate=30";
+const SOUND: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
+
+/// A packet as ffprobe sees it; times are from the first of its track.
+type Packet = (i64, i64, u64, bool, String);
+
+/// The packets of a file, by the kind of their track.
+fn packets(path: &str) -> BTreeMap<String, Vec<Packet>> {
+    let words = ["-show_packets", "-show_data_hash", "md5", "-of", "json", path];
+    let probed: Value = serde_json::from_slice(&tool("ffprobe", &words)).unwrap();
+    let mut all = BTreeMap::<String, Vec<Packet>>::new();
+    for packet in probed["packets"].as_array().unwrap() {
+        let kind = packet["codec_type"].as_str().unwrap().to_owned();
+        let size = packet["size"].as_str().unwrap().parse().unwrap();
+        let key = packet["flags"].as_str().unwrap().starts_with('K');
+        let hash = packet["data_hash"].as_str().unwrap().to_owned();
+        let (dts, pts) = (packet["dts"].as_i64().unwrap(), packet["pts"].as_i64().unwrap());
+        all.entry(kind).or_default().push((dts, pts, size, key, hash));
+    }
+    for packets in all.values_mut() {
+        packets.sort_by_key(|packet| packet.0);
+        let first = packets[0].0;
+        packets.iter_mut().for_each(|packet| (packet.0, packet.1) = (packet.0 - first, packet.1 - first));
+    }
+    all
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What the store tells of its frames, in the same words.
+fn listed(rig: &Rig, stream: &str) -> BTreeMap<String, Vec<(i64, i64, u64, bool)>> {
+    let mut all = BTreeMap::<String, Vec<_>>::new();
+    for frame in lines(&rig.kinesin(&format!("video frames {stream} --track all --count 100000 --json"))) {
+        let (dts, pts) = (frame["dts"].as_i64().unwrap(), frame["pts"].as_i64().unwrap());
+        let size = frame["size"].as_u64().unwrap();
+        let kind = frame["kind"].as_str().unwrap().to_owned();
+        all.entry(kind).or_default().push((dts, pts, size, frame["key"] == true));
+    }
+    for frames in all.values_mut() {
+        let first = frames[0].0;
+        frames.iter_mut().for_each(|frame| (frame.0, frame.1) = (frame.0 - first, frame.1 - first));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_frame_of_every_codec_comes_back_as_ffprobe_saw_it() {
+    let Some(rig) = rig().await else { return };
+    for (name, words) in [
+        ("h264", format!("{PICTURES} -t 6 -c:v libx264 -preset veryfast -bf 0 -g 30")),
+        ("h264-b-aac", format!("{PICTURES} {SOUND} -t 6 -c:v libx264 -preset veryfast -bf 3 -g 60 -c:a aac")),
+        (
+            "h265-aac",
+            format!(
+                "{PICTURES} {SOUND} -t 4 -c:v libx265 -x265-params log-level=none:keyint=30 -tag:v hvc1 -c:a aac"
+            ),
+        ),
+        ("av1-opus", format!("{PICTURES} {SOUND} -t 2 -c:v libaom-av1 -cpu-used 8 -g 30 -c:a libopus")),
+        (
+            "variable",
+            format!(
+                "{PICTURES} -t 6 -vf select='not(mod(n\\,7))+not(mod(n\\,3))' -vsync vfr -c:v libx264 -preset veryfast -g 30"
+            ),
+        ),
+        ("sound-only", format!("{SOUND} -t 9 -c:a aac -frag_duration 1000000")),
+    ] {
+        let file = film(&rig, &format!("{name}.mp4"), &words);
+        rig.kinesin(&format!("video put {name} {file} --producer-time {NOON} --quiet"));
+        let before = packets(&file);
+        let told: BTreeMap<String, Vec<_>> = before
+            .iter()
+            .map(|(kind, all)| (kind.clone(), all.iter().map(|p| (p.0, p.1, p.2, p.3)).collect()))
+            .collect();
+        assert_eq!(listed(&rig, name), told, "{name}: what is listed");
+        let clip = rig.path("clip.mp4").display().to_string();
+        rig.kinesin(&format!("video clip {name} -o {clip}"));
+        assert_eq!(packets(&clip), before, "{name}: what is taken out");
+        tool("ffmpeg", &["-xerror", "-i", &clip, "-f", "null", "-"]);
+        let about = rig.json(&format!("video ls {name} --json"));
+        assert_eq!(about["about"]["oldest"]["producer_time_ms"].as_i64(), Some(NOON_MS));
+        assert_eq!(rig.kinesin(&format!("video gaps {name}")), "nothing is missing\n", "{name}");
+    }
+}
+
+/// A film in which each picture is as bright as its number.
+fn numbered(rig: &Rig, seconds: u32) -> String {
+    let words = "-f lavfi -i nullsrc=size=64x64:rate=30,geq=lum='16+mod(N\\,100)*2':cb=128:cr=128 -t {s} \
+                 -c:v libx264 -preset veryfast -bf 2 -g 30 -qp 4 -pix_fmt yuv420p";
+    film(rig, "numbered.mp4", &words.replace("{s}", &seconds.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_is_found_by_number_and_by_time_and_its_picture_is_the_right_one() {
+    let Some(rig) = rig().await else { return };
+    let file = numbered(&rig, 5);
+    rig.kinesin(&format!("video put cam {file} --producer-time {NOON} --quiet"));
+    let frames = lines(&rig.kinesin("video frames cam --json --count 1000"));
+    assert_eq!(frames.len(), 150);
+    let first_shown = frames.iter().map(|frame| frame["pts"].as_i64().unwrap()).min().unwrap();
+    for number in [0usize, 1, 29, 30, 31, 77, 100, 149] {
+        let frame = &frames[number];
+        let picture = rig.path("picture.png").display().to_string();
+        rig.kinesin(&format!("video image cam {number} -o {picture}"));
+        let gray = tool("ffmpeg", &["-i", &picture, "-f", "rawvideo", "-pix_fmt", "gray", "-"]);
+        let mean = gray.iter().map(|byte| f64::from(*byte)).sum::<f64>() / gray.len() as f64;
+        // Which picture it is, its presentation time says.
+        let timescale = frame["timescale"].as_i64().unwrap();
+        let shown = (frame["pts"].as_i64().unwrap() - first_shown) * 30 / timescale;
+        let want = (shown % 100 * 2) as f64 * 255.0 / 219.0;
+        assert!((mean - want).abs() < 3.0, "frame {number}, shown as {shown}: {mean} in place of {want}");
+        // The encoded picture, alone and with what it needs.
+        let bytes = std::process::Command::new(binary("kinesin").unwrap())
+            .args(["video", "get", "cam", &number.to_string(), "--data"])
+            .arg(&rig.store.data)
+            .output()
+            .unwrap();
+        assert_eq!(bytes.stdout.len() as u64, frame["size"].as_u64().unwrap());
+        let gop = rig.path("gop.mp4").display().to_string();
+        rig.kinesin(&format!("video get cam {number} --gop -o {gop}"));
+        tool("ffmpeg", &["-xerror", "-i", &gop, "-f", "null", "-"]);
+        assert_eq!(packets(&gop)["video"].len(), number % 30 + 1);
+    }
+    let stream = rig.path("all.h264").display().to_string();
+    rig.kinesin(&format!("video get cam 30 --annexb -o {stream}"));
+    tool("ffmpeg", &["-xerror", "-i", &stream, "-f", "null", "-"]);
+    let at = |from: &str| {
+        lines(&rig.kinesin(&format!("video frames cam --json --count 1 --from {from}")))[0].clone()
+    };
+    assert_eq!(at("2026-11-20T12:00:03Z")["frame"], 90);
+    assert_eq!(at(&format!("producer:{}", NOON_MS + 3016))["frame"], 90, "what was being made then");
+    assert_eq!(at("frame:45")["frame"], 45);
+    assert_eq!(at("oldest")["frame"], 0);
+    assert_eq!(at("server:2020-01-01T00:00:00Z")["frame"], 0);
+    let beyond = rig.store.command(&["video", "get", "cam", "150"]).unwrap_err().to_string();
+    assert!(beyond.contains("no frame 150"), "{beyond}");
+}
+
+async fn get(rig: &Rig, path: &str) -> Vec<u8> {
+    let target = Target::of_data_dir(&rig.store.data).unwrap();
+    ask(&target, Method::GET, path, Upload::nothing()).await.unwrap().all().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_get_playlists_segments_and_files_that_seek() {
+    let Some(rig) = rig().await else { return };
+    let port = tests::harness::process::free_port().unwrap();
+    let mut rig = rig;
+    drop(rig.store.kill());
+    rig.store = tests::harness::process::StoreProcess::start(
+        rig.home.path(),
+        &["--insecure-http", &format!("127.0.0.1:{port}")],
+    )
+    .await
+    .unwrap();
+    let words = format!("{PICTURES} {SOUND} -t 8 -c:v libx264 -preset veryfast -g 60 -c:a aac");
+    let file = film(&rig, "film.mp4", &words);
+    rig.kinesin(&format!("video put cam {file} --producer-time {NOON} --quiet"));
+    let urls = rig.kinesin("video url cam");
+    let token = urls.split("token=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let base = format!("http://127.0.0.1:{port}/v1/video/cam");
+    let url = format!("{base}/vod.m3u8?token={token}");
+    tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
+    let played = packets(&url);
+    assert_eq!((played["video"].len(), played["audio"].len()), (240, packets(&file)["audio"].len()));
+    // One that is live has no end, and begins where the newest fragments do.
+    let live = String::from_utf8(get(&rig, "/v1/video/cam/live.m3u8?window=2").await).unwrap();
+    assert!(live.contains("#EXT-X-MEDIA-SEQUENCE:2\n") && !live.contains("ENDLIST"), "{live}");
+    let segments: Vec<&str> = live.lines().filter(|line| line.starts_with("fragments/")).collect();
+    assert_eq!(segments.len(), 2);
+    let init = live.split("URI=\"").nth(1).unwrap().split('"').next().unwrap();
+    let mut file_of_it = get(&rig, &format!("/v1/video/cam/{init}")).await;
+    for segment in segments {
+        file_of_it.extend(get(&rig, &format!("/v1/video/cam/{segment}")).await);
+    }
+    let path = rig.path("live.mp4").display().to_string();
+    std::fs::write(&path, file_of_it).unwrap();
+    assert_eq!(packets(&path)["video"].len(), 120);
+    // A player that seeks: ranges of a file that is made as it is read.
+    let url = format!("{base}/range.mp4?token={token}");
+    tool("ffmpeg", &["-xerror", "-ss", "5", "-i", &url, "-frames:v", "3", "-f", "null", "-"]);
+    let whole = get(&rig, "/v1/video/cam/range.mp4").await;
+    for range in ["0-99", "1000-1999", "100000-", "-500"] {
+        let bounds = ["-H", &format!("Range: bytes={range}")].map(str::to_owned);
+        let output = Command::new("curl").args(["-s", "-f"]).args(bounds).arg(&url).output();
+        let Ok(output) = output else { return skip("curl is not installed") };
+        let (first, last) = range.split_once('-').unwrap();
+        let length = whole.len();
+        let want = match (first.parse::<usize>(), last.parse::<usize>()) {
+            (Ok(first), Ok(last)) => &whole[first..=last],
+            (Ok(first), _) => &whole[first..],
+            (_, Ok(last)) => &whole[length - last..],
+            _ => unreachable!(),
+        };
+        assert!(output.stdout == want, "{range}: {} bytes, not {}", output.stdout.len(), want.len());
+    }
+    let status = |words: &[&str]| {
+        let output =
+            Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]).args(words).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert_eq!(status(&[&base]), "401");
+    assert_eq!(status(&["-u", "KEY:wrong", &base]), "401");
+    assert_eq!(
+        status(&[&format!("{}?token={token}", base.replace("cam", "other"))]),
+        "401",
+        "of another stream"
+    );
+    assert_eq!(status(&["-X", "POST", "--data", "x", &format!("{base}?token={token}")]), "403");
+    assert_eq!(status(&[&format!("{base}/nothing?token={token}")]), "404");
+    assert_eq!(status(&[&format!("{base}/frames?token={token}&form=1")]), "400");
+    assert_eq!(status(&["-r", "99999999-", &url]), "416");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_frames_come_as_they_are_stored_and_an_older_producer_gives_way() {
+    let Some(rig) = rig().await else { return };
+    let words = format!("{PICTURES} -t 3 -c:v libx264 -preset veryfast -g 15");
+    let file = film(&rig, "film.mp4", &words);
+    rig.kinesin(&format!("video put cam {file} --quiet"));
+    let kinesin = || {
+        let mut command = Command::new(binary("kinesin").unwrap());
+        command.env("KINESIN_DATA", &rig.store.data).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let follower = kinesin().args(["video", "follow", "cam", "--count", "45"]).spawn().unwrap();
+    // A camera that never stops.
+    let mut first = kinesin().args(["video", "put", "cam"]).stdin(Stdio::piped()).spawn().unwrap();
+    let film = std::fs::read(&file).unwrap();
+    let camera = first.stdin.as_mut().unwrap();
+    camera.write_all(&film).unwrap();
+    camera.flush().unwrap();
+    let output = follower.wait_with_output().unwrap();
+    let frames = lines(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(frames.len(), 45);
+    let numbers: Vec<u64> = frames.iter().map(|frame| frame["frame"].as_u64().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{numbers:?}");
+    rig.kinesin(&format!("video put cam {file} --quiet"));
+    let ended = first.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains("another producer"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_video_is_told_what_was_whole_is_kept_and_what_comes_again_is_not_kept_twice() {
+    let Some(rig) = rig().await else { return };
+    let words = format!("{PICTURES} -t 4 -c:v libx264 -preset veryfast -g 30");
+    let file = film(&rig, "film.mp4", &words);
+    let film = std::fs::read(&file).unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = rig.path("part.mp4").display().to_string();
+        std::fs::write(&path, bytes).unwrap();
+        rig.store.command(&["video", "put", name, &path, "--producer-time", NOON, "--quiet"])
+    };
+    let count =
+        |name: &str| rig.json(&format!("video ls {name} --json"))["fragments"].as_array().unwrap().len();
+    // A camera that stops in the middle of a frame, and then sends all of it again.
+    let cut = put("cam", &film[..film.len() * 3 / 4]).unwrap_err().to_string();
+    assert!(cut.contains("in the middle of a box"), "{cut}");
+    let kept = count("cam");
+    assert!((1..4).contains(&kept), "{kept}");
+    put("cam", &film).unwrap();
+    put("cam", &film).unwrap();
+    // Of the two that overlap, the one that was cut short is another one.
+    assert!(count("cam") <= 5, "{}", count("cam"));
+    let plain = rig.path("plain.mp4").display().to_string();
+    tool("ffmpeg", &["-i", &file, "-c", "copy", "-y", &plain]);
+    for (bytes, says) in [
+        (&b"not a film at all, but a text"[..], "not like fragmented MP4"),
+        (&std::fs::read(&plain).unwrap(), "not fragmented"),
+        (&[0, 0, 0, 0, b'm', b'o', b'o', b'v'], "no size"),
+        (&[0xff, 0xff, 0xff, 0xff, b'm', b'o', b'o', b'v'], "at most"),
+    ] {
+        let error = put("bad", bytes).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    let four =
+        format!("{PICTURES} {SOUND} -t 1 -map 0 -map 1 -map 1 -map 1 -c:v libx264 -preset veryfast -c:a aac");
+    let four = std::fs::read(self::film(&rig, "four.mp4", &four)).unwrap();
+    let error = put("bad", &four).unwrap_err().to_string();
+    assert!(error.contains("4 tracks, at most 3"), "{error}");
+    // Frames larger than the stream takes: told before anything is stored.
+    rig.kinesin("stream create small --rate off --record-bytes-max 1KiB");
+    let error = put("small", &film).unwrap_err().to_string();
+    assert!(error.contains("--record-bytes-max 10MiB"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_that_were_acknowledged_survive_kill_9_and_gaps_are_facts() {
+    let Some(mut rig) = rig().await else { return };
+    let words = format!("{PICTURES} -t 6 -c:v libx264 -preset veryfast -g 30");
+    let file = film(&rig, "film.mp4", &words);
+    let film = std::fs::read(&file).unwrap();
+    let mut camera = Command::new(binary("kinesin").unwrap())
+        .args(["video", "put", "cam", "--producer-time", NOON, "--data"])
+        .arg(&rig.store.data)
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(rig.path("acks")).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = camera.stdin.take().unwrap();
+    input.write_all(&film[..film.len() * 2 / 3]).unwrap();
+    input.flush().unwrap();
+    let acks = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let path = rig.path("acks");
+    wait_until("two fragments are acknowledged", || acks(&path).lines().count() >= 2);
+    rig.store.kill().unwrap();
+    drop(input);
+    camera.wait().unwrap();
+    let acked = lines(&acks(&path));
+    rig.up().await;
+    let kept = rig.json("video ls cam --json");
+    let kept: Vec<&Value> = kept["fragments"].as_array().unwrap().iter().collect();
+    assert!(kept.len() >= acked.len(), "{} of {}", kept.len(), acked.len());
+    for (ack, fragment) in acked.iter().zip(&kept) {
+        assert_eq!((&ack["fragment"], &ack["frames"]), (&fragment["fragment"], &fragment["frames"]));
+    }
+    // The same film an hour later: what is between is told.
+    rig.kinesin(&format!("video put cam {file} --producer-time 2026-11-20T13:00:00Z --quiet"));
+    let gaps = rig.json("video gaps cam --json");
+    assert_eq!(gaps.as_array().unwrap().len(), 1, "{gaps}");
+    assert_eq!(gaps[0]["to_ms"].as_i64(), Some(NOON_MS + 3_600_000));
+    assert_eq!(gaps[0]["why"], "the producer began again");
+    rig.store.kill().unwrap();
+    let output = Command::new(binary("kinesin").unwrap()).arg("check").arg(&rig.store.data).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
