@@ -13,3 +13,5 @@ mod ends;
 mod outage;
 mod path;
 mod pressure;
+
+use tests::eventually;

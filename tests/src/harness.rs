@@ -7,4 +7,6 @@ pub mod consumer;
 pub mod corpus;
 pub mod link;
 pub mod mosquitto;
+pub mod mounts;
 pub mod process;
+pub mod rig;

@@ -108,6 +108,21 @@ pub enum SpoolError {
     Read(#[from] ReadError),
 }
 
+impl SpoolError {
+    /// Whether it is only that the disk has no room: opening again may work when there is some.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let source = match self {
+            SpoolError::Open(OpenError::Io { source, .. }) | SpoolError::Log(LogError::Io(source)) => source,
+            _ => return false,
+        };
+        source.kind() == std::io::ErrorKind::StorageFull
+    }
+}
+
+/// The file system's last bytes: less than this, and what is only noted is not written down.
+const LAST_BYTES: u64 = 256 << 10;
+
 /// What opening found.
 #[derive(Debug, Default)]
 pub struct Opened {
@@ -145,6 +160,8 @@ impl Spool {
         opened.torn_bytes = recovery.torn_bytes;
         state.epoch += 1;
         let mut spool = Spool { log, disk, settings, state };
+        // What the store has makes room for what is written next, on a disk that others have filled.
+        spool.trim()?;
         spool.write_state()?;
         Ok((spool, opened))
     }
@@ -207,6 +224,11 @@ impl Spool {
             && free >= self.settings.min_free.saturating_add(bytes)
     }
 
+    /// Room for what is only noted: others have filled the disk where there is none.
+    fn has_last_bytes(&self) -> bool {
+        self.disk.free_bytes().unwrap_or(u64::MAX) >= LAST_BYTES
+    }
+
     /// Appends a commit: whole data frames, which get their producer and numbers here, and the cursors that go
     /// with them. Durable after [`sync`](Self::sync). `metas` gets one entry a batch.
     ///
@@ -251,6 +273,9 @@ impl Spool {
     /// When the disk fails.
     pub fn delivered(&mut self, update: &DeliveredUpdate) -> Result<(), SpoolError> {
         self.state.apply_delivered(update);
+        if update.losses.is_empty() && !self.has_last_bytes() {
+            return self.trim();
+        }
         let mut frames = Vec::new();
         self.put_frame(Kind::Delivered, &update.encode(), &mut frames);
         if self.log.needs_roll(frames.len() as u64) {
@@ -349,7 +374,7 @@ impl Spool {
         time: UnixMs,
         metas: &mut Vec<BatchMeta>,
     ) -> Result<bool, SpoolError> {
-        if self.state.ledger.is_empty() {
+        if self.state.ledger.is_empty() || !self.has_last_bytes() {
             return Ok(false);
         }
         let mut builder = BatchBuilder::new();

@@ -138,7 +138,7 @@ impl Authority {
         fingerprint(&self.certificate)
     }
 
-    /// Makes a new certificate for the store, good for these names, and writes it down.
+    /// Makes a new certificate for the store, good for these names, and writes it down where there is room.
     ///
     /// # Errors
     /// When a name is none, or the files can't be written.
@@ -149,8 +149,9 @@ impl Authority {
         params.distinguished_name = common_name("kinesin store");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let pem = self.sign(params, &key, SERVER_LIFE)?;
-        files::replace(&self.paths.server_key, key.serialize_pem().as_bytes(), Access::Owner)?;
-        files::replace(&self.paths.server, pem.as_bytes(), Access::Everybody)?;
+        // Copies: this process has both, and the next one makes its own.
+        files::replace_copy(&self.paths.server_key, key.serialize_pem().as_bytes(), Access::Owner)?;
+        files::replace_copy(&self.paths.server, pem.as_bytes(), Access::Everybody)?;
         identity(&pem, &key)
     }
 

@@ -180,6 +180,7 @@ impl Service {
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
         service.open_all();
+        service.look_at_disk();
         service.start_upkeep();
         service.start_scaling();
         Ok(service)
@@ -302,6 +303,12 @@ impl Service {
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.gate.failed()
+    }
+
+    /// Whether records are turned away because the disk is nearly full.
+    #[must_use]
+    pub fn disk_full(&self) -> watch::Receiver<bool> {
+        self.inner.gate.disk_full()
     }
 
     /// What opening or reading found wrong with the data, for people.

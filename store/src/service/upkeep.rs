@@ -6,9 +6,6 @@ use std::time::Duration;
 use super::{Open, Service, locked};
 use crate::retain;
 
-/// Writing begins again only when this many times the minimum is free, so that it does not flap.
-const FREE_HYSTERESIS: u64 = 2;
-
 /// At most this many segments of a stream are looked at in one round.
 const SEGMENTS_PER_ROUND: usize = 64;
 
@@ -40,12 +37,11 @@ impl Service {
         }
     }
 
-    fn look_at_disk(&self) {
-        let Ok(free) = self.inner.disk.free_bytes() else { return };
-        let least = self.inner.settings.free_bytes_min;
-        let was_full = self.inner.gate.is_disk_full();
-        let enough = if was_full { least.saturating_mul(FREE_HYSTERESIS) } else { least };
-        self.inner.gate.set_disk_full(free < enough);
+    pub(super) fn look_at_disk(&self) {
+        // Where the file system can't say, errors of writes alone decide.
+        if let Ok(free) = self.inner.disk.free_bytes() {
+            self.inner.gate.set_free(free, self.inner.settings.free_bytes_min);
+        }
     }
 
     fn retain_stream(&self, open: &Open) {

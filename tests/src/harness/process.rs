@@ -53,6 +53,12 @@ pub fn skip(missing: &str) {
     let _ = writeln!(io::stderr(), "SKIPPED: {missing}");
 }
 
+/// What a test does where the machine does not allow what it needs (mounting, a namespace): says so on standard error and
+/// passes, everywhere.
+pub fn not_here(why: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "SKIPPED, as this machine does not allow it: {why}");
+}
+
 /// Whether the real programs are there; says so where they are not.
 ///
 /// # Panics
