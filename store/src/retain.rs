@@ -33,8 +33,9 @@ pub fn plan(
 ) -> Plan {
     let mut left = stored_bytes;
     let mut trim_below = None;
-    for segment in ages {
-        let Some(sealed) = segment.sealed else { break };
+    for (place, segment) in ages.iter().enumerate() {
+        // One whose age can't be read (its successor's head is damaged) is older than those after it.
+        let Some(sealed) = ages[place..].iter().find_map(|segment| segment.sealed) else { break };
         let too_old = now.millis_since(sealed) > config.retention_ms;
         let too_much = config.retention_bytes.is_some_and(|max| left > max);
         if !too_old && !too_much {
@@ -62,6 +63,13 @@ mod tests {
 
     fn config(retention_ms: u64, retention_bytes: Option<u64>) -> StreamConfig {
         StreamConfig { retention_ms, retention_bytes, ..StreamConfig::default() }
+    }
+
+    #[test]
+    fn a_segment_whose_age_cannot_be_read_goes_with_the_next_and_holds_nothing_up() {
+        let ages = ages(&[Some(10), None, Some(900), None]);
+        let plan = |now| plan(&config(1000, None), &ages, 400, UnixMs(900), true, UnixMs(now)).trim_below;
+        assert_eq!((plan(1500), plan(1901)), (Some(Position(100)), Some(Position(300))));
     }
 
     #[test]

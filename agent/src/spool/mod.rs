@@ -19,7 +19,7 @@ use crate::loss::{LOSS_STREAM, Loss, LossRecord};
 mod recover;
 mod state;
 
-pub use state::{CursorUpdate, DeliveredUpdate, State};
+pub use state::{CursorUpdate, DeliveredUpdate, LaneState, State};
 
 /// Frames as [`disk`] sees them. Data frames are parts of the group that the next cursor frame ends.
 pub struct SpoolFraming;
@@ -123,6 +123,12 @@ impl SpoolError {
 /// The file system's last bytes: less than this, and what is only noted is not written down.
 const LAST_BYTES: u64 = 256 << 10;
 
+/// A state that takes less than this part of a segment is written twice at its head ...
+const SPARE_HEAD_PART: u64 = 64;
+
+/// ... and one of at most this many bytes always.
+const SPARE_HEAD_BYTES: u64 = 4096;
+
 /// What opening found.
 #[derive(Debug, Default)]
 pub struct Opened {
@@ -208,7 +214,7 @@ impl Spool {
         if self.log.active_len() > self.settings.segment_bytes / 4 {
             // What is delivered of the active segment can only go once it is not the active one. Not where it holds
             // little more than its head: whoever waits asks again and again, and each time would cost another one.
-            let head = self.state_frame();
+            let head = self.head();
             if self.log.active_len() > 2 * head.len() as u64 {
                 self.log.roll(&head)?;
             }
@@ -409,20 +415,28 @@ impl Spool {
     }
 
     fn write_head(&mut self) -> Result<(), SpoolError> {
-        let head = self.state_frame();
+        let head = self.head();
         self.log.roll(&head)?;
         Ok(())
     }
 
     fn write_state(&mut self) -> Result<(), SpoolError> {
-        let frame = self.state_frame();
         if self.log.active_len() == 0 {
-            self.log.roll(&frame)?;
-        } else {
-            self.log.append(&frame)?;
-            self.log.sync()?;
+            return self.write_head();
         }
+        let frame = self.state_frame();
+        self.log.append(&frame)?;
+        self.log.sync()?;
         Ok(())
+    }
+
+    /// What a segment begins with: the state, twice where it is small, so that a flipped bit in the one leaves the
+    /// other.
+    fn head(&mut self) -> Vec<u8> {
+        let frame = self.state_frame();
+        let small =
+            frame.len() as u64 <= (self.settings.segment_bytes / SPARE_HEAD_PART).max(SPARE_HEAD_BYTES);
+        frame.repeat(if small { 2 } else { 1 })
     }
 
     fn state_frame(&mut self) -> Vec<u8> {
@@ -443,7 +457,13 @@ impl Spool {
         frame::put_control(header, body, out);
     }
 
+    /// Gives back what is done with, once it is durable that it is: so that a segment which is gone without that is
+    /// known to be missing.
     fn trim(&mut self) -> Result<(), SpoolError> {
+        if self.log.segments().first().is_none_or(|oldest| oldest.end().0 > self.state.mark) {
+            return Ok(());
+        }
+        self.log.sync()?;
         self.log.trim(Position(self.state.mark))?;
         Ok(())
     }

@@ -21,11 +21,13 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::catalog::Catalog;
 use crate::catalog::view::View;
 use crate::clock::Clock;
+use crate::closed::Closed;
 use crate::log::LogError;
 use crate::log::segment::SegmentStreamLog;
 use crate::principal::Principal;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
+mod closing;
 pub mod read;
 pub mod records;
 mod scaling;
@@ -33,6 +35,7 @@ pub mod streams;
 pub mod tokens;
 pub mod upkeep;
 
+pub(crate) use closing::read as closed;
 pub use read::Read;
 
 /// Bytes that may wait for commits, in all streams together.
@@ -157,10 +160,12 @@ impl Service {
         let disk = RealDisk::open(settings.data_dir.clone()).map_err(|e| open_error(&folder, &e))?;
         let lock = disk.lock("kinesin serve").map_err(|e| open_error(&folder, &e))?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
+        let closed = closing::read(&*disk);
         let view = View::open(&settings.data_dir.join("view"));
         let catalog = Catalog::open(Arc::clone(&disk), dir("catalog"), view, clock.wall())
             .map_err(|e| open_error(&folder, &e))?;
-        let problems = catalog.problems.clone();
+        let mut problems = catalog.problems.clone();
+        problems.extend(closed.missing("catalog", catalog.recovered.clone()));
         let service = Service {
             inner: Arc::new(Inner {
                 settings,
@@ -179,21 +184,28 @@ impl Service {
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
-        service.open_all();
+        service.open_all(&closed);
+        closing::forget(&*service.inner.disk).map_err(|e| open_error(&folder, &e))?;
         service.look_at_disk();
         service.start_upkeep();
         service.start_scaling();
         Ok(service)
     }
 
-    fn open_all(&self) {
+    fn open_all(&self, closed: &Closed) {
         let entries: Vec<_> = {
             let catalog = locked(&self.inner.catalog);
             catalog.state().streams.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
         };
         for (name, entry) in entries {
             match self.open_stream_log(&name, &entry, None) {
-                Ok(stream) => self.put_open(name, stream),
+                Ok(stream) => {
+                    let dir = streams::stream_dir(entry.dir).to_string();
+                    let missing = closed.missing(&dir, stream.reader().holds());
+                    let missing = missing.map(|what| format!("stream {name}: {what}"));
+                    locked(&self.inner.problems).extend(missing);
+                    self.put_open(name, stream);
+                }
                 // One stream that can't be read is no reason to keep the others away.
                 Err(error) => locked(&self.inner.problems).push(error.to_string()),
             }
@@ -357,6 +369,7 @@ impl Service {
             stream.close().await;
         }
         locked(&self.inner.catalog).close();
+        self.note_ends();
     }
 
     fn stream_log(
