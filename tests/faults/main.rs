@@ -4,7 +4,10 @@
 //! Where the programs are not built, or the machine does not allow what a test needs, it says so and passes. What takes
 //! minutes is ignored, and run by `tests/all`; what takes hours is asked for by variables (`tests/README.md`).
 
+mod clocks;
 mod full_disk;
 mod kills;
 mod ledger;
 mod load;
+mod namespaces;
+mod network;

@@ -27,7 +27,9 @@ const SOCKET_BUFFER_BYTES: usize = 32 * 1024;
 /// How long to wait after the operating system had no connection to give (too many files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked whether certificates are due.
-const RENEW_CHECK: Duration = Duration::from_secs(3600);
+const RENEW_CHECK: Duration = Duration::from_secs(60);
+/// A clock that was set back by more than this has made certificates that are not valid yet.
+const RENEW_BACK_MS: u64 = 30 * 60 * 1000;
 /// How long a refused connection may take to hear why.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -125,7 +127,8 @@ async fn renew_certificates(shared: Arc<Shared>, mut stopped: watch::Receiver<bo
     let life_ms = u64::try_from(Auth::renew_every().as_millis()).unwrap_or(u64::MAX);
     let mut made = shared.clock.wall();
     while timeout(RENEW_CHECK, stopped.changed()).await.is_err() {
-        if shared.clock.wall().millis_since(made) < life_ms {
+        let now = shared.clock.wall();
+        if now.millis_since(made) < life_ms && made.millis_since(now) < RENEW_BACK_MS {
             continue;
         }
         match shared.auth.renew() {

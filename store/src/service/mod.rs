@@ -25,6 +25,7 @@ use crate::closed::Closed;
 use crate::log::LogError;
 use crate::log::segment::SegmentStreamLog;
 use crate::principal::Principal;
+use crate::retain::ClockWatch;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
 mod closing;
@@ -131,6 +132,7 @@ struct Inner {
     changes: broadcast::Sender<StreamInfo>,
     problems: Mutex<Vec<String>>,
     bad_batches: AtomicU64,
+    clock_watch: Mutex<ClockWatch>,
     upkeep: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -180,6 +182,7 @@ impl Service {
                 changes: broadcast::channel(256).0,
                 problems: Mutex::new(problems),
                 bad_batches: AtomicU64::new(0),
+                clock_watch: Mutex::default(),
                 upkeep: Mutex::new(Vec::new()),
             }),
         };
@@ -355,6 +358,7 @@ impl Service {
         sums.insert("batches_bad_total", self.inner.bad_batches.load(Ordering::Relaxed));
         sums.insert("pending_bytes", self.inner.gate.pending_bytes() as u64);
         sums.insert("disk_full", u64::from(self.inner.gate.is_disk_full()));
+        sums.insert("clock_in_doubt", u64::from(locked(&self.inner.clock_watch).is_in_doubt()));
         sums.insert("data_problems", locked(&self.inner.problems).len() as u64);
         let mut status: BTreeMap<String, f64> =
             sums.into_iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();

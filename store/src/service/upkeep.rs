@@ -32,7 +32,9 @@ impl Service {
     /// Looks after everything once. Blocking.
     pub fn upkeep_round(&self) {
         self.look_at_disk();
-        for open in self.open_streams_now() {
+        let open = self.open_streams_now();
+        self.look_at_clock(&open);
+        for open in open {
             self.retain_stream(&open);
         }
     }
@@ -44,10 +46,19 @@ impl Service {
         }
     }
 
+    fn look_at_clock(&self, open: &[Open]) {
+        let (mono, wall) = (self.inner.clock.mono(), self.inner.clock.wall());
+        let newest = open.iter().map(|open| open.stream.reader().active().begun).max();
+        locked(&self.inner.clock_watch).look(mono, wall, newest);
+    }
+
     fn retain_stream(&self, open: &Open) {
         let config =
             locked(&self.inner.catalog).state().streams.get(&open.name).map(|entry| entry.config.clone());
-        let Some(config) = config else { return };
+        let Some(mut config) = config else { return };
+        if locked(&self.inner.clock_watch).is_in_doubt() {
+            config.retention_ms = u64::MAX;
+        }
         let reader = open.stream.reader();
         // A segment whose age can't be read stays.
         let Ok(ages) = reader.segments(SEGMENTS_PER_ROUND) else { return };

@@ -38,8 +38,13 @@ impl Rig {
 
     /// The same in a folder that is there, with whatever is in it.
     pub async fn start_in(home: tempfile::TempDir, words: &[&str]) -> Rig {
-        std::fs::create_dir(home.path().join("logs")).unwrap();
         let store = StoreProcess::start(home.path(), words).await.unwrap();
+        Rig::of(home, store).await
+    }
+
+    /// Of a store that runs in a folder.
+    pub async fn of(home: tempfile::TempDir, store: StoreProcess) -> Rig {
+        std::fs::create_dir(home.path().join("logs")).unwrap();
         let client = store.client().await.unwrap();
         Rig { store, client, home }
     }
