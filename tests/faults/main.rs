@@ -5,9 +5,11 @@
 //! minutes is ignored, and run by `tests/all`; what takes hours is asked for by variables (`tests/README.md`).
 
 mod clocks;
+mod disks;
 mod full_disk;
 mod kills;
 mod ledger;
 mod load;
 mod namespaces;
 mod network;
+mod overload;

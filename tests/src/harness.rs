@@ -3,6 +3,7 @@
 //! Nothing here knows the product's insides; it stands where a user's broker, files and shell stand.
 
 pub mod broker;
+pub mod cgroup;
 pub mod chaos;
 pub mod consumer;
 pub mod corpus;

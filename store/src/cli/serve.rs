@@ -54,6 +54,13 @@ pub(super) struct ServeArgs {
     /// Take no records while less than this is free on the disk.
     #[arg(long, value_name = "SIZE", default_value = "64 MiB")]
     free_bytes_min: Bytes,
+    /// At most this many connections at the same time (and never more than the system allows files). Each takes up to
+    /// 64 KiB.
+    #[arg(long, value_name = "COUNT", default_value_t = api::Limits::default().connections_max)]
+    connections_max: usize,
+    /// At most this many of them from one address.
+    #[arg(long, value_name = "COUNT", default_value_t = api::Limits::default().per_address_max)]
+    connections_per_address: usize,
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -73,7 +80,8 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let problems = service.problems();
     let names = ca::server_names(&[address.ip()], &args.san);
     let auth = Arc::new(Auth::open(&args.data, names, api::ALPN.to_vec(), clock)?);
-    let limits = Limits { status_delay: args.status_delay.0, home_region: args.region.clone(), ..limits() };
+    let limits =
+        Limits { status_delay: args.status_delay.0, home_region: args.region.clone(), ..limits(&args) };
     let server =
         Server::start_with_plain(listener, plain, service.clone(), auth.clone(), limits, clock, true)?;
     let url = local_url(address);
@@ -161,10 +169,14 @@ fn bind_plain(listen: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addresses.as_slice()).with_context(|| format!("can't listen on {listen}"))
 }
 
-/// As many connections as the system has files for.
-fn limits() -> Limits {
+/// No more connections than the system has files for.
+fn limits(args: &ServeArgs) -> Limits {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let mut limits = Limits::default();
+    let mut limits = Limits {
+        connections_max: args.connections_max.max(1),
+        per_address_max: args.connections_per_address.max(1),
+        ..Limits::default()
+    };
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: now.maximum, maximum: now.maximum };
     let files = match setrlimit(Resource::Nofile, raised) {

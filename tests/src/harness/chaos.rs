@@ -142,10 +142,14 @@ async fn forward(near: TcpStream, to: SocketAddr, shared: &Shared) -> io::Result
     Ok(())
 }
 
-/// Bytes that are on their way, and when each part is due. An empty part is the end.
+/// Bytes, and when they are due. Nothing at all is the end.
+type Part = (Instant, Vec<u8>);
+
+/// Bytes that are on their way.
 #[derive(Debug, Default)]
 struct Way {
-    parts: Mutex<(VecDeque<(Instant, Vec<u8>)>, usize)>,
+    /// And how many they are together.
+    parts: Mutex<(VecDeque<Part>, usize)>,
     moved: Notify,
 }
 
@@ -160,7 +164,7 @@ impl Way {
         self.moved.notify_one();
     }
 
-    fn take(&self) -> Option<(Instant, Vec<u8>)> {
+    fn take(&self) -> Option<Part> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let part = parts.0.pop_front()?;
         parts.1 -= part.1.len();

@@ -31,6 +31,15 @@ impl Mount {
         Mount::with(&[OsStr::new("-o"), OsStr::new("loop"), image.as_os_str()])
     }
 
+    /// The same of a copy whose original is mounted (XFS does not like to see itself twice).
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    pub fn copy_of_image(image: &Path, kind: &str) -> io::Result<Mount> {
+        let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
+        Mount::with(&[OsStr::new("-o"), OsStr::new(options), image.as_os_str()])
+    }
+
     fn with(words: &[&OsStr]) -> io::Result<Mount> {
         let dir = tempfile::tempdir()?;
         let words = [words, &[dir.path().as_os_str()]].concat();

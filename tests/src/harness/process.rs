@@ -168,6 +168,22 @@ impl Process {
         self.wait()
     }
 
+    /// Stops it where it is, as a debugger does.
+    ///
+    /// # Errors
+    /// When it can't be.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it can't be.
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
         let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
         Ok(kill_process(id.ok_or(io::ErrorKind::NotFound)?, signal)?)
