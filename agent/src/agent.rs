@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use disk::{DirLock, DirName, Disk, RealDisk};
+use disk::{DirLock, DirName, RealDisk};
 use protocol::native::call::Producer;
 
 use crate::batcher::Batcher;
@@ -63,6 +63,9 @@ pub struct AgentHandle {
     clock: Clock,
 }
 
+/// How often it is looked whether a full disk has room.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
 impl Agent {
     /// Starts an agent that says nothing.
     ///
@@ -82,10 +85,30 @@ impl Agent {
         let named = |source| StartError::Dir { dir: dir.clone(), source };
         let real = RealDisk::open(&dir).map_err(named)?;
         let lock = real.lock("kinesin-agent").map_err(named)?;
-        let disk: Arc<dyn Disk> = Arc::new(real);
-        let (spool, opened) = Spool::open(disk, log_dir()?, spool_settings(&config), random_id())?;
+        let (spool, opened) = open_spool(real, &config, &log)?;
         report_opened(&opened, &dir, &log);
         Starting { config, log, spool, clock: Clock::default() }.start(lock)
+    }
+}
+
+/// Opens the spool. On a disk that others have filled it waits for room: nothing could be taken before there is some.
+fn open_spool(
+    mut real: RealDisk,
+    config: &Config,
+    log: &Log,
+) -> Result<(Spool, crate::spool::Opened), StartError> {
+    let dir = &config.spool.dir;
+    loop {
+        match Spool::open(Arc::new(real), log_dir()?, spool_settings(config), random_id()) {
+            Err(error) if error.is_full() => {
+                log.warn("full", &format!("the disk has no room; waiting for some: {error}"));
+                #[expect(clippy::disallowed_methods, reason = "nothing runs yet that could wait instead")]
+                std::thread::sleep(FULL_PAUSE);
+                // Another one, as after a start: this one trusts no file that an append to has failed.
+                real = RealDisk::open(dir).map_err(|source| StartError::Dir { dir: dir.clone(), source })?;
+            }
+            opened => return Ok(opened?),
+        }
     }
 }
 

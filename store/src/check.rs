@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use disk::{DirName, Disk, RealDisk, SegmentInfo};
+use disk::{DirName, Disk, Position, RealDisk, SegmentInfo};
 use protocol::frame::{Frame, Header, Kind};
 use protocol::hash::HashKey;
 use protocol::sequence::ShardId;
+use protocol::time::UnixMs;
 use serde::Serialize;
 
-use crate::catalog::{self, CatalogState, StreamEntry, view::View};
+use crate::catalog::{self, Catalog, CatalogState, StreamEntry, view::View};
+use crate::closed::Closed;
 use crate::log::index::SegmentIndex;
 use crate::log::segment::FrameFormat;
 use crate::service::streams::stream_dir;
@@ -81,6 +83,8 @@ pub struct CheckError(pub String);
 struct Check<'a> {
     disk: Arc<dyn Disk>,
     repair: bool,
+    /// Where the logs ended when the store was closed, if it was.
+    closed: Closed,
     report: Report,
     /// Told bytes done and bytes in all.
     progress: &'a mut dyn FnMut(u64, u64),
@@ -99,14 +103,10 @@ pub fn run(data_dir: &Path, repair: bool, progress: &mut dyn FnMut(u64, u64)) ->
     let disk = RealDisk::open(data_dir).map_err(|e| failed(&e))?;
     let _lock = disk.lock("kinesin check").map_err(|e| failed(&e))?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let mut check = Check { disk, repair, report: Report::default(), progress, bytes_all: 0 };
-    let (state, problems) =
-        catalog::read_only(&*check.disk, &crate::service::dir("catalog")).map_err(|e| failed(&e))?;
-    for what in problems {
-        check.find(Severity::Loss, "catalog", what);
-    }
-    check.damage_of("catalog", &crate::service::dir("catalog")).map_err(|e| failed(&e))?;
-    check.view(&data_dir.join("view"), &state);
+    let closed = crate::service::closed(&*disk);
+    let mut check = Check { disk, repair, closed, report: Report::default(), progress, bytes_all: 0 };
+    let state = check.catalog(data_dir).map_err(|e| failed(&e))?;
+    check.authority(data_dir);
     check.folders(&state).map_err(|e| failed(&e))?;
     for (name, entry) in &state.streams {
         check.stream(name.as_str(), entry).map_err(|e| failed(&e))?;
@@ -147,12 +147,57 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn view(&mut self, path: &Path, state: &CatalogState) {
+    /// The catalog by its log; by the view where that has more, because the log has lost something.
+    fn catalog(&mut self, data_dir: &Path) -> std::io::Result<CatalogState> {
+        let (dir, path) = (crate::service::dir("catalog"), data_dir.join("view"));
+        let read = catalog::read_only(&*self.disk, &dir).map_err(std::io::Error::other)?;
+        let (mut state, holds, problems) = read;
+        let end = holds.end;
+        let found_before = self.report.findings.len();
+        for what in problems {
+            self.find(Severity::Loss, "catalog", what);
+        }
+        self.damage_of("catalog", &dir)?;
+        if let Some(what) = self.closed.missing("catalog", holds) {
+            self.find(Severity::Loss, "catalog", what);
+        }
+        let known = if path.exists() { known_view(&path) } else { None };
+        let is_whole = self.report.findings.len() == found_before;
+        match known {
+            Some((known, at)) if at > end || (!is_whole && at == end) => {
+                let what = "has what the damaged catalog log has lost; the next start goes by it";
+                self.find(Severity::Note, "view", what);
+                state = known;
+            }
+            known => self.view(&path, &state, known),
+        }
+        if self.repair && !(is_whole && self.report.findings.len() == found_before) {
+            // As a start does it: the view is made anew, and a damaged log goes on with a whole head.
+            let repaired = Catalog::open(Arc::clone(&self.disk), dir, View::open(&path), UnixMs(0))
+                .map_err(std::io::Error::other)?;
+            repaired.close();
+        }
+        Ok(state)
+    }
+
+    /// Certificates and keys, as far as they can be proved to belong together.
+    fn authority(&mut self, data_dir: &Path) {
+        for (file, what, is_renewed) in crate::auth::ca::inspect(data_dir) {
+            if is_renewed {
+                self.find_derived(file, format!("{what}; the next start makes another"), true);
+            } else {
+                self.find(Severity::Loss, file, what);
+            }
+        }
+        if let Err(error) = crate::auth::keys::inspect(data_dir) {
+            self.find(Severity::Loss, "admin.credentials", error.to_string());
+        }
+    }
+
+    fn view(&mut self, path: &Path, state: &CatalogState, known: Option<(CatalogState, Position)>) {
         if !path.exists() {
             return self.find_derived("view", "is not there; it is made anew at the next start", true);
         }
-        // Opening moves a damaged view aside, which is what a start would do.
-        let known = View::open(path).and_then(|view| view.load());
         match known {
             Some((known, _)) if known == *state => {}
             // The next start replays the catalog log from the view's place on, or from the beginning.
@@ -186,7 +231,7 @@ impl Check<'_> {
         if segments.is_empty() {
             self.find(Severity::Loss, format!("stream {name}"), format!("{dir} has no log"));
         }
-        let mut walk = Walk { name, state: None };
+        let mut walk = Walk { name, state: None, valid_end: Position(0) };
         for (place, segment) in segments.iter().enumerate() {
             if let Some(before) = place.checked_sub(1).map(|before| &segments[before])
                 && before.end() != segment.base
@@ -197,6 +242,10 @@ impl Check<'_> {
             }
             self.segment(&mut walk, segment, place + 1 == segments.len())?;
         }
+        let start = segments.first().map_or(Position(0), |oldest| oldest.base);
+        if let Some(what) = self.closed.missing(dir.as_str(), start..walk.valid_end) {
+            self.find(Severity::Loss, format!("stream {name}"), what);
+        }
         if let Some(state) = &walk.state {
             self.shard_map(name, state);
         }
@@ -206,7 +255,7 @@ impl Check<'_> {
     fn segment(&mut self, walk: &mut Walk<'_>, segment: &SegmentInfo, is_last: bool) -> std::io::Result<()> {
         let bytes = disk::read_all(&*self.disk, &segment.file, SEGMENT_BYTES_MAX)?;
         let scanned = disk::scan_segment::<FrameFormat>(&*self.disk, segment)?;
-        let mut index = SegmentIndex::new(segment.base.0, protocol::time::UnixMs(0));
+        let mut index = SegmentIndex::new(segment.base.0, UnixMs(0));
         let mut at = 0usize;
         while at < bytes.len() {
             let Ok((frame, _)) = Frame::parse_first(&bytes[at..]) else {
@@ -224,6 +273,7 @@ impl Check<'_> {
             self.frame(walk, segment, &frame, at, &mut index);
             at += frame.header.total_len as usize;
         }
+        walk.valid_end = segment.base.plus(at as u64);
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
         (self.progress)(self.report.bytes, self.bytes_all);
@@ -257,17 +307,19 @@ impl Check<'_> {
     ) {
         self.report.frames += 1;
         self.report.records += u64::from(frame.header.record_count);
-        if at == 0 {
-            index.begun = frame.header.arrival;
-            for (shard, next) in crate::shard::driver::head_shards(frame.payload) {
-                index.begin_shard(shard, next);
+        match frame.header.kind {
+            Kind::StreamState => {
+                index.begun = frame.header.arrival;
+                for (shard, next) in crate::shard::driver::head_shards(frame.payload) {
+                    index.begin_shard(shard, next);
+                }
             }
-            if frame.header.kind != Kind::StreamState {
-                let what = format!("{} begins with a frame of kind {:?}", segment.file, frame.header.kind);
-                self.find(Severity::Loss, format!("stream {}", walk.name), what);
-            }
-        } else if frame.header.kind == Kind::Data {
-            index.add(&frame.header, at as u32);
+            Kind::Data => index.add(&frame.header, at as u32),
+            _ => {}
+        }
+        if at == 0 && frame.header.kind != Kind::StreamState {
+            let what = format!("{} begins with a frame of kind {:?}", segment.file, frame.header.kind);
+            self.find(Severity::Loss, format!("stream {}", walk.name), what);
         }
         if let Some(what) = walk.step(&frame.header, frame.payload) {
             self.find(
@@ -329,9 +381,32 @@ impl Check<'_> {
     }
 }
 
+/// What a view says, by a copy of it: opening changes it.
+fn known_view(path: &Path) -> Option<(CatalogState, Position)> {
+    let copy = tempfile::tempdir().ok()?;
+    let to = copy.path().join("view");
+    copy_folder(path, &to).ok()?;
+    View::open(&to)?.load()
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
 struct Walk<'a> {
     name: &'a str,
     state: Option<StreamState>,
+    valid_end: Position,
 }
 
 impl Walk<'_> {

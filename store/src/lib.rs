@@ -11,6 +11,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod closed;
 pub mod config;
 pub mod log;
 pub mod principal;

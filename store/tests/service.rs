@@ -364,3 +364,31 @@ async fn streams_of_other_accounts_are_not_made_by_writing_to_them() {
     assert_eq!(rig.service.open_streams(&admin(), std::slice::from_ref(&theirs)).await.len(), 1);
     rig.service.close().await;
 }
+
+#[tokio::test]
+async fn a_store_on_a_full_disk_refuses_what_grows_for_now_and_serves_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    stored(&rig.append(1, &[("k", "one")]).await);
+    rig.service.close().await;
+    drop(rig);
+    // More must stay free than any disk has.
+    let settings = Settings { free_bytes_min: u64::MAX / 2, ..Settings::new(dir.path().to_owned()) };
+    let service = Service::open(settings, Clock::start()).unwrap();
+    let session = service.begin_session(&admin(), Some(PRODUCER)).unwrap();
+    let mut rig =
+        Rig { service, session, acks: mpsc::unbounded_channel(), name: StreamName::new("logs").unwrap() };
+    assert!(matches!(rig.append(2, &[("k", "two")]).await, Outcome::Busy { .. }));
+    let busy = |reply: Reply| match reply {
+        Reply::Error(error) => error.code == protocol::stream::CallErrorCode::Busy,
+        _ => false,
+    };
+    let more = StreamName::new("more").unwrap();
+    let create = Call::CreateStream { name: more, shards: 1, config: unlimited() };
+    assert!(busy(answer(&rig.service, &admin(), create).await));
+    let split = Call::SplitShard { name: rig.name.clone(), shard: ShardId(0), at: None };
+    assert!(busy(answer(&rig.service, &admin(), split).await));
+    assert_eq!(rig.read_all(0).await, ["one"]);
+    rig.service.delete_stream(&admin(), &rig.name).await.unwrap();
+}

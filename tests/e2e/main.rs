@@ -14,3 +14,5 @@ mod outage;
 mod path;
 mod pressure;
 mod video;
+
+use tests::eventually;

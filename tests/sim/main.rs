@@ -10,7 +10,7 @@ use tests::world::scenario::{MUTANTS, Mutant, Scenario};
 const SEEDS: u64 = 2000;
 
 /// A broken world is found out within this many.
-const MUTANT_SEEDS: u64 = 300;
+const MUTANT_SEEDS: u64 = 2000;
 
 /// So many broken histories are told of at once.
 const BROKEN_MAX: usize = 12;

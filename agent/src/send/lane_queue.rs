@@ -96,6 +96,10 @@ pub(super) struct LaneQueue {
     pub(super) seen: u64,
     /// The last number that is done with.
     pub(super) delivered: u64,
+    /// The last number that was sent in this life.
+    sent_up_to: u64,
+    /// The store may have numbers up to this one: given out in an earlier life, or sent on a connection that is gone.
+    maybe_stored: u64,
     /// Where to read on in the spool for this lane, once there is room in its queue.
     pub(super) rescan_from: Option<u64>,
     /// Answers that are still to come.
@@ -108,13 +112,16 @@ pub(super) struct LaneQueue {
 }
 
 impl LaneQueue {
-    pub(super) fn new(id: LaneId, delivered: u64, seed: u64) -> LaneQueue {
+    /// `given` is the last number that an earlier life gave out.
+    pub(super) fn new(id: LaneId, delivered: u64, given: u64, seed: u64) -> LaneQueue {
         LaneQueue {
             id,
             queue: VecDeque::new(),
             next: 0,
             seen: delivered,
             delivered,
+            sent_up_to: 0,
+            maybe_stored: given,
             rescan_from: None,
             outstanding: 0,
             rewind_to: None,
@@ -181,8 +188,14 @@ impl LaneQueue {
         if let (Some(pace), Some(entry)) = (&mut self.pace, self.queue.get(self.next)) {
             pace.take(entry, now);
         }
+        self.sent_up_to = self.sent_up_to.max(self.queue.get(self.next).map_or(0, |entry| entry.sequence));
         self.next += 1;
         self.outstanding += 1;
+    }
+
+    /// Whether the store may have this number from us.
+    pub(super) fn may_be_stored(&self, sequence: u64) -> bool {
+        sequence <= self.maybe_stored
     }
 
     fn place(&self, sequence: u64) -> Option<usize> {
@@ -247,6 +260,7 @@ impl LaneQueue {
 
     /// The connection is gone, and nothing that was sent will be answered.
     pub(super) fn reset(&mut self) {
+        self.maybe_stored = self.maybe_stored.max(self.sent_up_to);
         self.next = 0;
         self.outstanding = 0;
         self.rewind_to = None;

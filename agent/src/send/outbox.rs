@@ -20,7 +20,7 @@ use protocol::time::Mono;
 use super::lane_queue::{LaneQueue, Pace};
 use crate::lane::LaneId;
 use crate::loss::Loss;
-use crate::spool::{BatchMeta, DeliveredUpdate, State};
+use crate::spool::{BatchMeta, DeliveredUpdate, LaneState, State};
 
 /// Bounds of an outbox.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +141,9 @@ impl Outbox {
     pub fn new(settings: Settings, state: &State, seed: u64) -> Outbox {
         let mut rng = Rng::new(seed);
         let lanes = state.lanes.values();
-        let lanes = lanes.map(|l| (l.lane, LaneQueue::new(l.lane, l.delivered, rng.next_u64()))).collect();
+        let mut queue =
+            |l: &LaneState| LaneQueue::new(l.lane, l.delivered, l.next.saturating_sub(1), rng.next_u64());
+        let lanes = lanes.map(|l| (l.lane, queue(l))).collect();
         let mut outbox = Outbox {
             settings,
             limits: None,
@@ -209,7 +211,7 @@ impl Outbox {
 
     fn offer(&mut self, meta: &BatchMeta, again: bool) {
         let seed = self.rng.next_u64();
-        let lane = self.lanes.entry(meta.lane).or_insert_with(|| LaneQueue::new(meta.lane, 0, seed));
+        let lane = self.lanes.entry(meta.lane).or_insert_with(|| LaneQueue::new(meta.lane, 0, 0, seed));
         match lane.rescan_from {
             // A lane that had no room at `from` takes nothing from behind it, though it has room by now.
             Some(from) if !again || from != meta.position => return,
@@ -439,6 +441,13 @@ impl Outbox {
                 self.counts.stored_batches += 1;
                 self.counts.stored_records += u64::from(entry.records).saturating_sub(refused.len() as u64);
                 self.note_refused(id, sequence, refused);
+                self.finish(id, sequence);
+            }
+            Outcome::Duplicate if !entry.filler && !lane.may_be_stored(sequence) => {
+                // It has something else under this number: our spool has lost its newest batches since they were
+                // sent, or is a copy. Never silently: it is counted and told.
+                self.counts.odd_answers += 1;
+                self.lose(id, sequence, "sequence_conflict");
                 self.finish(id, sequence);
             }
             Outcome::Duplicate => {

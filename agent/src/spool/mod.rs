@@ -19,7 +19,7 @@ use crate::loss::{LOSS_STREAM, Loss, LossRecord};
 mod recover;
 mod state;
 
-pub use state::{CursorUpdate, DeliveredUpdate, State};
+pub use state::{CursorUpdate, DeliveredUpdate, LaneState, State};
 
 /// Frames as [`disk`] sees them. Data frames are parts of the group that the next cursor frame ends.
 pub struct SpoolFraming;
@@ -108,6 +108,27 @@ pub enum SpoolError {
     Read(#[from] ReadError),
 }
 
+impl SpoolError {
+    /// Whether it is only that the disk has no room: opening again may work when there is some.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let source = match self {
+            SpoolError::Open(OpenError::Io { source, .. }) | SpoolError::Log(LogError::Io(source)) => source,
+            _ => return false,
+        };
+        source.kind() == std::io::ErrorKind::StorageFull
+    }
+}
+
+/// The file system's last bytes: less than this, and what is only noted is not written down.
+const LAST_BYTES: u64 = 256 << 10;
+
+/// A state that takes less than this part of a segment is written twice at its head ...
+const SPARE_HEAD_PART: u64 = 64;
+
+/// ... and one of at most this many bytes always.
+const SPARE_HEAD_BYTES: u64 = 4096;
+
 /// What opening found.
 #[derive(Debug, Default)]
 pub struct Opened {
@@ -145,6 +166,8 @@ impl Spool {
         opened.torn_bytes = recovery.torn_bytes;
         state.epoch += 1;
         let mut spool = Spool { log, disk, settings, state };
+        // What the store has makes room for what is written next, on a disk that others have filled.
+        spool.trim()?;
         spool.write_state()?;
         Ok((spool, opened))
     }
@@ -191,7 +214,7 @@ impl Spool {
         if self.log.active_len() > self.settings.segment_bytes / 4 {
             // What is delivered of the active segment can only go once it is not the active one. Not where it holds
             // little more than its head: whoever waits asks again and again, and each time would cost another one.
-            let head = self.state_frame();
+            let head = self.head();
             if self.log.active_len() > 2 * head.len() as u64 {
                 self.log.roll(&head)?;
             }
@@ -205,6 +228,11 @@ impl Spool {
         let free = self.disk.free_bytes().unwrap_or(u64::MAX);
         self.bytes() + bytes <= self.settings.max_bytes
             && free >= self.settings.min_free.saturating_add(bytes)
+    }
+
+    /// Room for what is only noted: others have filled the disk where there is none.
+    fn has_last_bytes(&self) -> bool {
+        self.disk.free_bytes().unwrap_or(u64::MAX) >= LAST_BYTES
     }
 
     /// Appends a commit: whole data frames, which get their producer and numbers here, and the cursors that go
@@ -251,6 +279,9 @@ impl Spool {
     /// When the disk fails.
     pub fn delivered(&mut self, update: &DeliveredUpdate) -> Result<(), SpoolError> {
         self.state.apply_delivered(update);
+        if update.losses.is_empty() && !self.has_last_bytes() {
+            return self.trim();
+        }
         let mut frames = Vec::new();
         self.put_frame(Kind::Delivered, &update.encode(), &mut frames);
         if self.log.needs_roll(frames.len() as u64) {
@@ -349,7 +380,7 @@ impl Spool {
         time: UnixMs,
         metas: &mut Vec<BatchMeta>,
     ) -> Result<bool, SpoolError> {
-        if self.state.ledger.is_empty() {
+        if self.state.ledger.is_empty() || !self.has_last_bytes() {
             return Ok(false);
         }
         let mut builder = BatchBuilder::new();
@@ -384,20 +415,28 @@ impl Spool {
     }
 
     fn write_head(&mut self) -> Result<(), SpoolError> {
-        let head = self.state_frame();
+        let head = self.head();
         self.log.roll(&head)?;
         Ok(())
     }
 
     fn write_state(&mut self) -> Result<(), SpoolError> {
-        let frame = self.state_frame();
         if self.log.active_len() == 0 {
-            self.log.roll(&frame)?;
-        } else {
-            self.log.append(&frame)?;
-            self.log.sync()?;
+            return self.write_head();
         }
+        let frame = self.state_frame();
+        self.log.append(&frame)?;
+        self.log.sync()?;
         Ok(())
+    }
+
+    /// What a segment begins with: the state, twice where it is small, so that a flipped bit in the one leaves the
+    /// other.
+    fn head(&mut self) -> Vec<u8> {
+        let frame = self.state_frame();
+        let small =
+            frame.len() as u64 <= (self.settings.segment_bytes / SPARE_HEAD_PART).max(SPARE_HEAD_BYTES);
+        frame.repeat(if small { 2 } else { 1 })
     }
 
     fn state_frame(&mut self) -> Vec<u8> {
@@ -418,7 +457,13 @@ impl Spool {
         frame::put_control(header, body, out);
     }
 
+    /// Gives back what is done with, once it is durable that it is: so that a segment which is gone without that is
+    /// known to be missing.
     fn trim(&mut self) -> Result<(), SpoolError> {
+        if self.log.segments().first().is_none_or(|oldest| oldest.end().0 > self.state.mark) {
+            return Ok(());
+        }
+        self.log.sync()?;
         self.log.trim(Position(self.state.mark))?;
         Ok(())
     }

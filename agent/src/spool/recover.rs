@@ -1,6 +1,6 @@
 //! Reading a spool's state back: the newest state frame, and every change after it.
 
-use disk::{Position, Recovery, Scanned, SegmentLog};
+use disk::{Position, Recovery, Scanned, SegmentInfo, SegmentLog};
 use protocol::frame::{Frame, HEADER_BYTES, Header, Kind};
 
 use super::state::{CursorUpdate, DeliveredUpdate, State, read};
@@ -29,8 +29,17 @@ pub(super) fn recover(
     for damage in recovery.damage.iter().filter(|d| d.to <= from) {
         opened.damaged.push((damage.from.0, damage.to.0));
     }
-    state.mark = state.mark.clamp(log.start().0, log.end().0);
+    if state.mark < log.start().0 {
+        // A segment goes only once it is durable that it is done with.
+        opened.damaged.push((state.mark, log.start().0));
+        opened.damaged.sort_unstable();
+    }
     note_damage(&mut state, &opened.damaged, from.0);
+    state.mark = state.mark.clamp(log.start().0, log.end().0);
+    if recovery.torn_bytes > 0 {
+        // Left by a crash, or a commit that was durable and sent, and is damaged: its numbers may be used.
+        state.streams.values_mut().for_each(super::StreamMap::renew);
+    }
     Ok((state, opened))
 }
 
@@ -46,16 +55,30 @@ fn first_state(log: &SegmentLog<SpoolFraming>, producer: u128, opened: &mut Open
     state
 }
 
-/// The newest segment that starts with a state, and that state.
+/// The first state in the newest segment that has one, and where it is.
 fn newest_state(log: &SegmentLog<SpoolFraming>) -> Result<Option<(Position, State)>, SpoolError> {
-    let (reader, mut frame) = (log.reader(), Vec::new());
     for segment in log.segments().iter().rev().filter(|s| s.len >= HEADER_BYTES as u64) {
-        if reader.read(segment.base, &mut frame).is_ok()
-            && let Ok(head) = Frame::parse(&frame)
-            && head.header.kind == Kind::SpoolState
-            && let Some(state) = State::decode(head.payload)
+        if let Some(found) = first_state_in(log, segment)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// A segment's head; where that is damaged its spare, or the state that a later start has written.
+fn first_state_in(
+    log: &SegmentLog<SpoolFraming>,
+    segment: &SegmentInfo,
+) -> Result<Option<(Position, State)>, SpoolError> {
+    let mut scan = log.reader().scan(segment.base);
+    while scan.position() < segment.end() {
+        let Some(found) = scan.advance()? else { break };
+        if let Scanned::Frame(position, bytes) = found
+            && let Ok(frame) = Frame::parse(bytes)
+            && frame.header.kind == Kind::SpoolState
+            && let Some(state) = State::decode(frame.payload)
         {
-            return Ok(Some((segment.base, state)));
+            return Ok(Some((position, state)));
         }
     }
     Ok(None)

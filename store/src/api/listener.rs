@@ -26,8 +26,12 @@ use crate::service::Service;
 const SOCKET_BUFFER_BYTES: usize = 32 * 1024;
 /// How long to wait after the operating system had no connection to give (too many files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that the operating system takes before we do, as far as it lets us.
+const BACKLOG: i32 = 4096;
 /// How often it is looked whether certificates are due.
-const RENEW_CHECK: Duration = Duration::from_secs(3600);
+const RENEW_CHECK: Duration = Duration::from_secs(60);
+/// A clock that was set back by more than this has made certificates that are not valid yet.
+const RENEW_BACK_MS: u64 = 30 * 60 * 1000;
 /// How long a refused connection may take to hear why.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -73,8 +77,7 @@ impl Server {
         clock: Clock,
         tell: bool,
     ) -> io::Result<Server> {
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let listener = listening(listener)?;
         let address = listener.local_addr()?;
         let pending = Budget::new(limits.pending_bytes_max);
         let counters = Counters::new(clock, tell);
@@ -122,11 +125,20 @@ impl Server {
     }
 }
 
+/// The standard library lets 128 wait, which is fewer than come back at once after an outage: to those beyond, it
+/// looks as if they were connected, and nobody is there.
+fn listening(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 async fn renew_certificates(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let life_ms = u64::try_from(Auth::renew_every().as_millis()).unwrap_or(u64::MAX);
     let mut made = shared.clock.wall();
     while timeout(RENEW_CHECK, stopped.changed()).await.is_err() {
-        if shared.clock.wall().millis_since(made) < life_ms {
+        let now = shared.clock.wall();
+        if now.millis_since(made) < life_ms && made.millis_since(now) < RENEW_BACK_MS {
             continue;
         }
         match shared.auth.renew() {
@@ -167,9 +179,8 @@ impl Listener {
             let why = "HTTP without TLS is for loopback addresses only";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        plain.set_nonblocking(true)?;
         Ok(Listener {
-            listener: TcpListener::from_std(plain)?,
+            listener: listening(plain)?,
             shared: self.shared.clone(),
             stopped: self.stopped.clone(),
             alive: self.alive.clone(),

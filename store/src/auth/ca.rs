@@ -97,10 +97,22 @@ impl Authority {
         let paths = Paths::in_dir(dir);
         files::create_dir(&dir.join("tls"))?;
         let key = open_key(&paths)?;
-        let pem = match files::read_text(&paths.ca)? {
-            Some(pem) => pem,
-            None => make_ca(&paths, &key, clock)?,
+        if files::read_text(&paths.ca)?.is_none() {
+            make_ca(&paths, &key, clock)?;
+        }
+        Authority::read(&paths, clock)
+    }
+
+    /// Reads one that is there, and changes nothing.
+    fn read(paths: &Paths, clock: Clock) -> Result<Authority, AuthError> {
+        let named = |path: &Path, why: String| AuthError(format!("{}: {why}", path.display()));
+        let text = |path: &Path| {
+            files::read_text(path)?
+                .ok_or_else(|| named(path, "it is missing; restore it from a backup".to_owned()))
         };
+        let key =
+            KeyPair::from_pem(&text(&paths.ca_key)?).map_err(|e| named(&paths.ca_key, e.to_string()))?;
+        let pem = text(&paths.ca)?;
         let broken = |why: String| AuthError(format!("{}: {why}", paths.ca.display()));
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|e| broken(format!("no certificate: {e}")))?;
@@ -110,8 +122,13 @@ impl Authority {
             let key = paths.ca_key.display();
             return Err(broken(format!("it does not belong to {key}; restore both from one backup")));
         }
+        if parsed.verify_signature(None).is_err()
+            || rustls::RootCertStore::empty().add(certificate.clone()).is_err()
+        {
+            return Err(broken("it is damaged; restore it from a backup".to_owned()));
+        }
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|e| broken(e.to_string()))?;
-        Ok(Authority { issuer, certificate, pem, paths, clock })
+        Ok(Authority { issuer, certificate, pem, paths: paths.clone(), clock })
     }
 
     /// Its certificate in PEM.
@@ -138,7 +155,7 @@ impl Authority {
         fingerprint(&self.certificate)
     }
 
-    /// Makes a new certificate for the store, good for these names, and writes it down.
+    /// Makes a new certificate for the store, good for these names, and writes it down where there is room.
     ///
     /// # Errors
     /// When a name is none, or the files can't be written.
@@ -149,8 +166,9 @@ impl Authority {
         params.distinguished_name = common_name("kinesin store");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let pem = self.sign(params, &key, SERVER_LIFE)?;
-        files::replace(&self.paths.server_key, key.serialize_pem().as_bytes(), Access::Owner)?;
-        files::replace(&self.paths.server, pem.as_bytes(), Access::Everybody)?;
+        // Copies: this process has both, and the next one makes its own.
+        files::replace_copy(&self.paths.server_key, key.serialize_pem().as_bytes(), Access::Owner)?;
+        files::replace_copy(&self.paths.server, pem.as_bytes(), Access::Everybody)?;
         identity(&pem, &key)
     }
 
@@ -159,9 +177,13 @@ impl Authority {
     /// # Errors
     /// When the files can't be written.
     pub fn renew_admin(&self) -> Result<(), AuthError> {
-        let there = files::read_text(&self.paths.admin_key)?.is_some();
-        let fresh = files::read_text(&self.paths.admin)?.is_some_and(|pem| self.is_fresh(&pem));
-        if there && fresh {
+        // One that can't be read is made anew, like one that is not there.
+        let key = files::read_text(&self.paths.admin_key).ok().flatten();
+        let cert = files::read_text(&self.paths.admin).ok().flatten();
+        if let (Some(key), Some(cert)) = (key, cert)
+            && is_pair(&cert, &key)
+            && self.is_fresh(&cert)
+        {
             return Ok(());
         }
         let key = KeyPair::generate().map_err(broken)?;
@@ -172,14 +194,22 @@ impl Authority {
         Ok(files::replace(&self.paths.admin, pem.as_bytes(), Access::Owner)?)
     }
 
-    fn is_fresh(&self, pem: &str) -> bool {
+    /// Whether a certificate in PEM is from this authority.
+    fn is_ours(&self, pem: &str) -> bool {
         let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
         let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return false };
         let Ok((_, ca)) = x509_parser::parse_x509_certificate(&self.certificate) else { return false };
+        cert.verify_signature(Some(ca.public_key())).is_ok()
+    }
+
+    fn is_fresh(&self, pem: &str) -> bool {
+        let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+        let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return false };
         let now = i64::try_from(self.clock.wall().0 / 1000).unwrap_or(i64::MAX);
         let (from, to) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
         let two_thirds = from + (to - from) / 3 * 2;
-        cert.verify_signature(Some(ca.public_key())).is_ok() && now < two_thirds
+        // One from a clock that was ahead is not valid yet.
+        self.is_ours(pem) && (from..two_thirds).contains(&now)
     }
 
     /// Signs a certificate request for a client. Of the request only the key is taken: names and purposes are
@@ -221,6 +251,35 @@ impl Authority {
     }
 }
 
+/// What is wrong with the files of an authority, for `kinesin check`: which, what, and whether a start makes it anew.
+#[must_use]
+pub fn inspect(dir: &Path) -> Vec<(String, String, bool)> {
+    let paths = Paths::in_dir(dir);
+    if !paths.ca.exists() && !paths.ca_key.exists() {
+        return Vec::new();
+    }
+    let authority = match Authority::read(&paths, Clock::start()) {
+        Ok(authority) => authority,
+        Err(error) => return vec![("authority".to_owned(), error.to_string(), false)],
+    };
+    let (cert, key) = (files::read_text(&paths.admin), files::read_text(&paths.admin_key));
+    let good = match (cert, key) {
+        (Ok(Some(cert)), Ok(Some(key))) => is_pair(&cert, &key) && authority.is_ours(&cert),
+        _ => false,
+    };
+    let what = "the operator's certificate and key are missing, damaged or do not belong together";
+    if good { Vec::new() } else { vec![("admin.pem".to_owned(), what.to_owned(), true)] }
+}
+
+/// Whether a key is that of a certificate, both in PEM.
+fn is_pair(cert: &str, key: &str) -> bool {
+    let (Ok(der), Ok(key)) = (CertificateDer::from_pem_slice(cert.as_bytes()), KeyPair::from_pem(key)) else {
+        return false;
+    };
+    x509_parser::parse_x509_certificate(&der)
+        .is_ok_and(|(_, cert)| cert.public_key().subject_public_key.data.as_ref() == key.der_bytes())
+}
+
 fn broken(error: rcgen::Error) -> AuthError {
     AuthError(format!("can't make a certificate: {error}"))
 }
@@ -242,7 +301,7 @@ fn open_key(paths: &Paths) -> Result<KeyPair, AuthError> {
     Ok(key)
 }
 
-fn make_ca(paths: &Paths, key: &KeyPair, clock: Clock) -> Result<String, AuthError> {
+fn make_ca(paths: &Paths, key: &KeyPair, clock: Clock) -> Result<(), AuthError> {
     let mut params = CertificateParams::default();
     let id: String = Sha256::digest(key.der_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect();
     params.distinguished_name = common_name(&format!("kinesin authority {id}"));
@@ -250,8 +309,7 @@ fn make_ca(paths: &Paths, key: &KeyPair, clock: Clock) -> Result<String, AuthErr
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, clock.wall(), CA_LIFE);
     let pem = params.self_signed(key).map_err(broken)?.pem();
-    files::replace(&paths.ca, pem.as_bytes(), Access::Everybody)?;
-    Ok(pem)
+    Ok(files::replace(&paths.ca, pem.as_bytes(), Access::Everybody)?)
 }
 
 fn common_name(text: &str) -> DistinguishedName {

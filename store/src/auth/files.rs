@@ -40,10 +40,21 @@ pub fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     replace_unnamed(path, bytes, access).map_err(|e| named("can't write", path, &e))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "synced before and after; `disk` can't make a file that is closed to others"
-)]
+/// The same for a file that only tells others what this process knows: one that says it already is left alone, and a
+/// full disk is no reason not to go on. Says whether it is there.
+///
+/// # Errors
+/// When it can't be written for another reason; the message names it.
+pub fn replace_copy(path: &Path, bytes: &[u8], access: Access) -> io::Result<bool> {
+    if std::fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(true);
+    }
+    match replace(path, bytes, access) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
+        written => written.map(|()| true),
+    }
+}
+
 fn replace_unnamed(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(".tmp");
@@ -52,6 +63,19 @@ fn replace_unnamed(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> 
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
+    let written = write_and_rename(tmp, path, bytes, access);
+    if written.is_err() {
+        // The next call would clear it away too; this gives the space back now.
+        let _ = std::fs::remove_file(tmp);
+    }
+    written
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "synced before and after; `disk` can't make a file that is closed to others"
+)]
+fn write_and_rename(tmp: &Path, path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(tmp)?;
     file.write_all(bytes)?;
     file.sync_all()?;

@@ -37,6 +37,14 @@ pub struct Keys {
     home: String,
 }
 
+/// Whether the file, where there is one, says what it should; for `kinesin check`.
+///
+/// # Errors
+/// As [`Keys::open`].
+pub fn inspect(dir: &Path) -> Result<(), AuthError> {
+    if dir.join(FILE).exists() { Keys::open(dir).map(drop) } else { Ok(()) }
+}
+
 impl Keys {
     /// Reads the file of a data folder; makes it, with one key, where there is none.
     ///

@@ -4,9 +4,10 @@
 //! disagree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use disk::{DirName, Disk, Scanned, SegmentLog, Settings};
+use disk::{DirName, Disk, Position, Scanned, SegmentLog, Settings};
 use protocol::frame::{Frame, Header, Kind, put_control};
 use protocol::name::StreamName;
 use protocol::stream::{Resharded, StreamConfig};
@@ -184,6 +185,8 @@ pub struct Catalog {
     view: Option<view::View>,
     /// What opening found wrong, for people.
     pub problems: Vec<String>,
+    /// What the log held when it was opened.
+    pub recovered: Range<Position>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -211,19 +214,30 @@ impl Catalog {
         let (mut log, recovery) = SegmentLog::open(disk, dir, settings).map_err(|e| error(&e))?;
         let mut problems: Vec<String> =
             recovery.damage.iter().map(|d| format!("catalog log: {d:?}")).collect();
-        let known = view.as_ref().and_then(view::View::load);
-        let (state, from) = match known.filter(|(_, at)| *at <= log.end() && *at >= log.active_base()) {
+        let recovered = log.start()..log.end();
+        let known = view.as_ref().and_then(view::View::load).filter(|(_, at)| *at >= log.active_base());
+        let (state, from) = match known {
             Some((state, at)) => (Some(state), at),
             None => (None, log.start()),
         };
-        let (state, from_head) = replay(&log, state, from, &mut problems)?;
-        if log.active_len() == 0 || !from_head {
+        // The view follows the log: where it is ahead, the log has lost what was durable, and the view is all there is.
+        let is_ahead = from > log.end();
+        if is_ahead {
+            let end = log.end();
+            problems.push(format!(
+                "catalog log: bytes {end} to {from} are lost; the view still had what they said"
+            ));
+        }
+        let (state, from_head) = replay(&log, state, from.min(log.end()), &mut problems)?;
+        let is_damaged = recovery.damage.iter().any(|damage| damage.to > log.active_base());
+        if log.active_len() == 0 || !from_head || is_ahead || is_damaged {
+            // Whole again in a new segment, whatever becomes of the view; the damaged one stays until the next.
             log.roll(&head(&state, now, log.durable_end().0)).map_err(|e| error(&e))?;
         }
         if let Some(view) = &view {
             view.replace(&state, log.durable_end());
         }
-        Ok(Catalog { log, state, view, problems })
+        Ok(Catalog { log, state, view, problems, recovered })
     }
 
     /// What exists.
@@ -255,6 +269,18 @@ impl Catalog {
         Ok(())
     }
 
+    /// The oldest byte of the log.
+    #[must_use]
+    pub fn start(&self) -> Position {
+        self.log.start()
+    }
+
+    /// After the last durable byte of the log.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.log.durable_end()
+    }
+
     /// Lets the view reach the disk. The log needs no closing.
     pub fn close(&self) {
         if let Some(view) = &self.view {
@@ -275,7 +301,7 @@ fn head(state: &CatalogState, now: UnixMs, durable_below: u64) -> Vec<u8> {
 fn replay(
     log: &SegmentLog<FrameFormat>,
     known: Option<CatalogState>,
-    from: disk::Position,
+    from: Position,
     problems: &mut Vec<String>,
 ) -> Result<(CatalogState, bool), CatalogError> {
     let mut has_head = known.is_some();
@@ -307,13 +333,18 @@ fn replay_frame(bytes: &[u8], state: &mut CatalogState, problems: &mut Vec<Strin
     frame.header.kind == Kind::CatalogState
 }
 
-/// The state that a catalog log comes to, without touching it: for `kinesin check`.
+/// The state that a catalog log comes to and from where to where it is, without touching it: for `kinesin check`.
 ///
 /// # Errors
 /// When the folder can't be read.
-pub fn read_only(disk: &dyn Disk, dir: &DirName) -> Result<(CatalogState, Vec<String>), CatalogError> {
-    let (mut state, mut problems) = (CatalogState::default(), Vec::new());
-    for segment in disk::list_segments(disk, dir).map_err(|e| error(&e))? {
+pub fn read_only(
+    disk: &dyn Disk,
+    dir: &DirName,
+) -> Result<(CatalogState, Range<Position>, Vec<String>), CatalogError> {
+    let (mut state, mut problems, mut valid_end) = (CatalogState::default(), Vec::new(), Position(0));
+    let segments = disk::list_segments(disk, dir).map_err(|e| error(&e))?;
+    let start = segments.first().map_or(Position(0), |oldest| oldest.base);
+    for segment in segments {
         let bytes = disk::read_all(disk, &segment.file, 64 << 20).map_err(|e| error(&e))?;
         let scanned = disk::scan_segment::<FrameFormat>(disk, &segment).map_err(|e| error(&e))?;
         let mut at = 0;
@@ -322,6 +353,7 @@ pub fn read_only(disk: &dyn Disk, dir: &DirName) -> Result<(CatalogState, Vec<St
                 let end = at + frame.header.total_len as usize;
                 replay_frame(&bytes[at..end], &mut state, &mut problems);
                 at = end;
+                valid_end = segment.base.plus(end as u64);
                 continue;
             }
             let position = segment.base.plus(at as u64);
@@ -331,5 +363,5 @@ pub fn read_only(disk: &dyn Disk, dir: &DirName) -> Result<(CatalogState, Vec<St
             at = (damage.to.0 - segment.base.0) as usize;
         }
     }
-    Ok((state, problems))
+    Ok((state, start..valid_end, problems))
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use protocol::name::is_region;
 use protocol::native::url::StoreUrl;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::out;
 use crate::api::listener::Server;
@@ -18,7 +18,7 @@ use crate::auth::files::{self, Access};
 use crate::auth::{Auth, ca};
 use crate::client::endpoint_file;
 use crate::clock::Clock;
-use crate::config::{Bytes, Span};
+use crate::config::{Bytes, Span, show_bytes};
 use crate::service::{Service, Settings};
 
 /// Files that are open besides connections: segments, sockets, the runtime's own.
@@ -54,6 +54,13 @@ pub(super) struct ServeArgs {
     /// Take no records while less than this is free on the disk.
     #[arg(long, value_name = "SIZE", default_value = "64 MiB")]
     free_bytes_min: Bytes,
+    /// At most this many connections at the same time (and never more than the system allows files). Each takes up to
+    /// 64 KiB.
+    #[arg(long, value_name = "COUNT", default_value_t = api::Limits::default().connections_max)]
+    connections_max: usize,
+    /// At most this many of them from one address.
+    #[arg(long, value_name = "COUNT", default_value_t = api::Limits::default().per_address_max)]
+    connections_per_address: usize,
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -73,17 +80,25 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let problems = service.problems();
     let names = ca::server_names(&[address.ip()], &args.san);
     let auth = Arc::new(Auth::open(&args.data, names, api::ALPN.to_vec(), clock)?);
-    let limits = Limits { status_delay: args.status_delay.0, home_region: args.region.clone(), ..limits() };
+    let limits =
+        Limits { status_delay: args.status_delay.0, home_region: args.region.clone(), ..limits(&args) };
     let server =
         Server::start_with_plain(listener, plain, service.clone(), auth.clone(), limits, clock, true)?;
     let url = local_url(address);
-    files::replace(&endpoint_file(&args.data), format!("{url}\n").as_bytes(), Access::Everybody)?;
+    let endpoint = endpoint_file(&args.data);
+    if !files::replace_copy(&endpoint, format!("{url}\n").as_bytes(), Access::Everybody)? {
+        eprintln!(
+            "kinesin: the disk is full: {} does not say {url}; give it to commands",
+            endpoint.display()
+        );
+    }
     problems.iter().for_each(|problem| eprintln!("kinesin: {problem}"));
     out::print(&greeting(&args, &url, &auth))?;
     if let Some(address) = plain_address {
         out::print(&format!("Without TLS, for this machine only: http://{address}\n\n"))?;
     }
 
+    tokio::spawn(tell_of_disk(service.disk_full(), args.free_bytes_min));
     let mut failed = service.failed();
     let reason = tokio::select! {
         () = signals.next() => None,
@@ -97,6 +112,27 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::select! {
         () = async { server.shutdown().await; service.close().await; } => Ok(()),
         () = signals.next() => Err(anyhow!("ended at once; what was acknowledged is safe")),
+    }
+}
+
+/// Says when the disk gets full, and when it is no more.
+async fn tell_of_disk(mut full: watch::Receiver<bool>, least: Bytes) {
+    let mut was_full = false;
+    loop {
+        let is_full = *full.borrow_and_update();
+        let (least, twice) = (show_bytes(least.0), show_bytes(least.0.saturating_mul(2)));
+        match (was_full, is_full) {
+            (false, true) => eprintln!(
+                "kinesin: the disk is nearly full: records are turned away (to be sent again) until {twice} are free; \
+                 {least} are kept for what reading, deleting and retention write"
+            ),
+            (true, false) => eprintln!("kinesin: the disk has room again: records are taken"),
+            _ => {}
+        }
+        was_full = is_full;
+        if full.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -133,10 +169,14 @@ fn bind_plain(listen: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addresses.as_slice()).with_context(|| format!("can't listen on {listen}"))
 }
 
-/// As many connections as the system has files for.
-fn limits() -> Limits {
+/// No more connections than the system has files for.
+fn limits(args: &ServeArgs) -> Limits {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let mut limits = Limits::default();
+    let mut limits = Limits {
+        connections_max: args.connections_max.max(1),
+        per_address_max: args.connections_per_address.max(1),
+        ..Limits::default()
+    };
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: now.maximum, maximum: now.maximum };
     let files = match setrlimit(Resource::Nofile, raised) {

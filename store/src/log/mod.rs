@@ -207,6 +207,9 @@ pub trait LogReader: Send + Sync + 'static {
     /// When the disk fails.
     fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError>;
 
+    /// From the oldest byte that is kept to after the last durable one.
+    fn holds(&self) -> std::ops::Range<Position>;
+
     /// The active segment.
     fn active(&self) -> Active;
 

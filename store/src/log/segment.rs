@@ -19,6 +19,12 @@ use super::{
 /// Sealed segments' indexes are kept in memory up to this many bytes per stream.
 const INDEX_CACHE_BYTES_MAX: usize = 4 << 20;
 
+/// A head that takes less than this part of a segment is written twice: a flipped bit in the one leaves the other.
+const SPARE_HEAD_PART: u64 = 256;
+
+/// ... and one of at most this many bytes always.
+const SPARE_HEAD_BYTES: usize = 4096;
+
 /// An index file is never longer than this: a segment of the smallest frames.
 const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -55,6 +61,7 @@ pub type HeadShards = fn(&[u8]) -> Vec<(ShardId, SequenceNumber)>;
 pub struct SegmentStreamLog {
     log: SegmentLog<FrameFormat>,
     shared: Arc<Shared>,
+    segment_bytes_max: u64,
     /// Appended and not durable: goes into the index with the next sync.
     unsynced: Vec<(Position, Header)>,
 }
@@ -101,12 +108,20 @@ impl SegmentStreamLog {
             sealed: Mutex::new(Vec::new()),
         });
         let segments = log.segments();
-        let from = segments.iter().rev().find(|segment| shared.head_of(segment).is_some());
+        let from = segments.iter().rev().find(|segment| shared.has_head(segment));
         let has_head = from.is_some();
         if let Some(from) = from {
             shared.replay(from.base, log.active_base(), replay).map_err(|e| failed(e.to_string()))?;
         }
-        Ok((SegmentStreamLog { log, shared, unsynced: Vec::new() }, Opened { recovery, has_head }))
+        let log = SegmentStreamLog { log, shared, segment_bytes_max, unsynced: Vec::new() };
+        Ok((log, Opened { recovery, has_head }))
+    }
+
+    /// A head as it is written.
+    fn with_spare(&self, head: &[u8]) -> Vec<u8> {
+        let small =
+            head.len() <= SPARE_HEAD_BYTES || (head.len() as u64) < self.segment_bytes_max / SPARE_HEAD_PART;
+        head.repeat(if small { 2 } else { 1 })
     }
 
     fn failed(&self, error: &disk::LogError) -> LogError {
@@ -143,7 +158,7 @@ impl StreamLog for SegmentStreamLog {
     fn start_segment(&mut self, head: &[u8]) -> Result<(), LogError> {
         self.sync()?;
         let was_empty = self.log.active_len() == 0;
-        let base = self.log.roll(head).map_err(|e| self.failed(&e))?;
+        let base = self.log.roll(&self.with_spare(head)).map_err(|e| self.failed(&e))?;
         let Ok(frame) = Frame::parse(head) else { return Ok(()) };
         let begun = self.shared.begin_index(base, &frame);
         let mut active = self.shared.active.write().unwrap_or_else(PoisonError::into_inner);
@@ -172,11 +187,16 @@ impl StreamLog for SegmentStreamLog {
 }
 
 impl Shared {
-    /// The head of a segment, where it can be read.
-    fn head_of(&self, segment: &SegmentInfo) -> Option<Vec<u8>> {
+    /// Whether a segment's head can be read, or its spare.
+    fn has_head(&self, segment: &SegmentInfo) -> bool {
         let mut frame = Vec::new();
-        self.reader.read(segment.base, &mut frame).ok()?;
-        (Header::parse(&frame).ok()?.kind == Kind::StreamState).then_some(frame)
+        let read = match self.reader.read(segment.base, &mut frame) {
+            Err(disk::ReadError::Damaged { to, .. }) if to < segment.end() => {
+                self.reader.read(to, &mut frame)
+            }
+            read => read,
+        };
+        read.is_ok() && Header::parse(&frame).is_ok_and(|header| header.kind == Kind::StreamState)
     }
 
     fn begin_index(&self, base: Position, head: &Frame<'_>) -> SegmentIndex {
@@ -204,8 +224,8 @@ impl Shared {
                     } else {
                         replay.control(&frame.header, frame.payload);
                     }
-                    if position == active && frame.header.kind == Kind::StreamState {
-                        index = self.begin_index(position, &frame);
+                    if position >= active && frame.header.kind == Kind::StreamState {
+                        index = self.begin_index(active, &frame);
                     } else if position >= active {
                         index.base = active.0;
                         add_to_index(&mut index, position, &frame.header);
@@ -281,9 +301,11 @@ impl Shared {
             let Some(found) = scan.advance()? else { break };
             if let Scanned::Frame(position, bytes) = found {
                 let Ok(frame) = Frame::parse(bytes) else { continue };
-                if position == segment.base && frame.header.kind == Kind::StreamState {
-                    index = self.begin_index(position, &frame);
-                } else if position < segment.end() {
+                if position >= segment.end() {
+                    break;
+                } else if frame.header.kind == Kind::StreamState {
+                    index = self.begin_index(segment.base, &frame);
+                } else {
                     add_to_index(&mut index, position, &frame.header);
                 }
             }
@@ -573,6 +595,10 @@ impl LogReader for Shared {
             ages.push(SegmentAge { end: segment.end(), len: segment.len, sealed });
         }
         Ok(ages)
+    }
+
+    fn holds(&self) -> std::ops::Range<Position> {
+        self.reader.start()..self.reader.durable_end()
     }
 
     fn active(&self) -> Active {

@@ -21,11 +21,14 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::catalog::Catalog;
 use crate::catalog::view::View;
 use crate::clock::Clock;
+use crate::closed::Closed;
 use crate::log::LogError;
 use crate::log::segment::SegmentStreamLog;
 use crate::principal::Principal;
+use crate::retain::ClockWatch;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
+mod closing;
 pub mod read;
 pub mod records;
 mod scaling;
@@ -34,6 +37,7 @@ pub mod tokens;
 pub mod upkeep;
 pub mod video;
 
+pub(crate) use closing::read as closed;
 pub use read::Read;
 
 /// Bytes that may wait for commits, in all streams together.
@@ -129,6 +133,7 @@ struct Inner {
     changes: broadcast::Sender<StreamInfo>,
     problems: Mutex<Vec<String>>,
     bad_batches: AtomicU64,
+    clock_watch: Mutex<ClockWatch>,
     upkeep: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -158,10 +163,12 @@ impl Service {
         let disk = RealDisk::open(settings.data_dir.clone()).map_err(|e| open_error(&folder, &e))?;
         let lock = disk.lock("kinesin serve").map_err(|e| open_error(&folder, &e))?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
+        let closed = closing::read(&*disk);
         let view = View::open(&settings.data_dir.join("view"));
         let catalog = Catalog::open(Arc::clone(&disk), dir("catalog"), view, clock.wall())
             .map_err(|e| open_error(&folder, &e))?;
-        let problems = catalog.problems.clone();
+        let mut problems = catalog.problems.clone();
+        problems.extend(closed.missing("catalog", catalog.recovered.clone()));
         let service = Service {
             inner: Arc::new(Inner {
                 settings,
@@ -176,24 +183,33 @@ impl Service {
                 changes: broadcast::channel(256).0,
                 problems: Mutex::new(problems),
                 bad_batches: AtomicU64::new(0),
+                clock_watch: Mutex::default(),
                 upkeep: Mutex::new(Vec::new()),
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
-        service.open_all();
+        service.open_all(&closed);
+        closing::forget(&*service.inner.disk).map_err(|e| open_error(&folder, &e))?;
+        service.look_at_disk();
         service.start_upkeep();
         service.start_scaling();
         Ok(service)
     }
 
-    fn open_all(&self) {
+    fn open_all(&self, closed: &Closed) {
         let entries: Vec<_> = {
             let catalog = locked(&self.inner.catalog);
             catalog.state().streams.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect()
         };
         for (name, entry) in entries {
             match self.open_stream_log(&name, &entry, None) {
-                Ok(stream) => self.put_open(name, stream),
+                Ok(stream) => {
+                    let dir = streams::stream_dir(entry.dir).to_string();
+                    let missing = closed.missing(&dir, stream.reader().holds());
+                    let missing = missing.map(|what| format!("stream {name}: {what}"));
+                    locked(&self.inner.problems).extend(missing);
+                    self.put_open(name, stream);
+                }
                 // One stream that can't be read is no reason to keep the others away.
                 Err(error) => locked(&self.inner.problems).push(error.to_string()),
             }
@@ -305,6 +321,12 @@ impl Service {
         self.inner.gate.failed()
     }
 
+    /// Whether records are turned away because the disk is nearly full.
+    #[must_use]
+    pub fn disk_full(&self) -> watch::Receiver<bool> {
+        self.inner.gate.disk_full()
+    }
+
     /// What opening or reading found wrong with the data, for people.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
@@ -337,6 +359,7 @@ impl Service {
         sums.insert("batches_bad_total", self.inner.bad_batches.load(Ordering::Relaxed));
         sums.insert("pending_bytes", self.inner.gate.pending_bytes() as u64);
         sums.insert("disk_full", u64::from(self.inner.gate.is_disk_full()));
+        sums.insert("clock_in_doubt", u64::from(locked(&self.inner.clock_watch).is_in_doubt()));
         sums.insert("data_problems", locked(&self.inner.problems).len() as u64);
         let mut status: BTreeMap<String, f64> =
             sums.into_iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();
@@ -351,6 +374,7 @@ impl Service {
             stream.close().await;
         }
         locked(&self.inner.catalog).close();
+        self.note_ends();
     }
 
     fn stream_log(

@@ -70,7 +70,10 @@ impl Service {
         }
         let stream = self.find_stream(name)?;
         let busy = || call_error(CallErrorCode::Busy, "the store takes no records now; try again");
-        let (placed, arrival, done) = stream.put_records(name.key(), records).ok_or_else(busy)?;
+        let Some((placed, arrival, done)) = stream.put_records(name.key(), records) else {
+            self.may_grow()?;
+            return Err(busy());
+        };
         done.await.map_err(|_| stopped())?;
         Ok((placed, arrival))
     }

@@ -69,6 +69,15 @@ impl Service {
         found
     }
 
+    /// What needs more of a disk that is nearly full has to wait; what gives some back never does.
+    pub(super) fn may_grow(&self) -> Result<(), CallError> {
+        if self.inner.gate.is_disk_full() {
+            let why = "the store's disk is nearly full: free space or shorten a retention, and try again";
+            return Err(call_error(CallErrorCode::Busy, why));
+        }
+        Ok(())
+    }
+
     fn may_make(&self, name: &StreamName) -> bool {
         // Those of other accounts and regions are made by their owners, over their own wire.
         let ours = name.local() == name.as_str();
@@ -246,6 +255,7 @@ impl Service {
         config: StreamConfig,
     ) -> Result<StreamInfo, CallError> {
         check_config(&config)?;
+        self.may_grow()?;
         if shards == 0 || shards as usize > limit::STREAM_SHARDS_MAX {
             let message = format!("a stream has 1 to {} shards, not {shards}", limit::STREAM_SHARDS_MAX);
             return Err(call_error(CallErrorCode::Invalid, message));
@@ -370,6 +380,7 @@ impl Service {
         name: &StreamName,
         change: impl FnOnce(&mut Sequencer, Now, &mut ControlGroup<'_>) -> Result<(), ReshardError>,
     ) -> Result<StreamInfo, CallError> {
+        self.may_grow()?;
         let stream = self.find_stream(name)?;
         let done = stream.change(change).await.map_err(|error| {
             let code = match error {

@@ -6,9 +6,6 @@ use std::time::Duration;
 use super::{Open, Service, locked};
 use crate::retain;
 
-/// Writing begins again only when this many times the minimum is free, so that it does not flap.
-const FREE_HYSTERESIS: u64 = 2;
-
 /// At most this many segments of a stream are looked at in one round.
 const SEGMENTS_PER_ROUND: usize = 64;
 
@@ -35,23 +32,33 @@ impl Service {
     /// Looks after everything once. Blocking.
     pub fn upkeep_round(&self) {
         self.look_at_disk();
-        for open in self.open_streams_now() {
+        let open = self.open_streams_now();
+        self.look_at_clock(&open);
+        for open in open {
             self.retain_stream(&open);
         }
     }
 
-    fn look_at_disk(&self) {
-        let Ok(free) = self.inner.disk.free_bytes() else { return };
-        let least = self.inner.settings.free_bytes_min;
-        let was_full = self.inner.gate.is_disk_full();
-        let enough = if was_full { least.saturating_mul(FREE_HYSTERESIS) } else { least };
-        self.inner.gate.set_disk_full(free < enough);
+    pub(super) fn look_at_disk(&self) {
+        // Where the file system can't say, errors of writes alone decide.
+        if let Ok(free) = self.inner.disk.free_bytes() {
+            self.inner.gate.set_free(free, self.inner.settings.free_bytes_min);
+        }
+    }
+
+    fn look_at_clock(&self, open: &[Open]) {
+        let (mono, wall) = (self.inner.clock.mono(), self.inner.clock.wall());
+        let newest = open.iter().map(|open| open.stream.reader().active().begun).max();
+        locked(&self.inner.clock_watch).look(mono, wall, newest);
     }
 
     fn retain_stream(&self, open: &Open) {
         let config =
             locked(&self.inner.catalog).state().streams.get(&open.name).map(|entry| entry.config.clone());
-        let Some(config) = config else { return };
+        let Some(mut config) = config else { return };
+        if locked(&self.inner.clock_watch).is_in_doubt() {
+            config.retention_ms = u64::MAX;
+        }
         let reader = open.stream.reader();
         // A segment whose age can't be read stays.
         let Ok(ages) = reader.segments(SEGMENTS_PER_ROUND) else { return };

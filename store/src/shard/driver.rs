@@ -5,7 +5,7 @@
 //! collects. So the number of commits adapts to the disk by itself (group commit), with no waiting on purpose.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
 /// A group's memory is kept for the next one up to this many bytes.
 const GROUP_BYTES_KEPT: usize = 1 << 20;
 
+/// Writing begins again only when this many times the least is free.
+const FREE_HYSTERESIS: u64 = 2;
+
 /// How long a client waits that was turned away because the store is full or stopping, in milliseconds.
 const BUSY_RETRY_MS: u32 = 200;
 
@@ -37,7 +40,9 @@ const BUSY_RETRY_MS: u32 = 200;
 pub struct Gate {
     pending: AtomicUsize,
     pending_max: usize,
-    disk_full: AtomicBool,
+    /// Bytes that may still be taken before the disk is looked at again; 0 while it is full.
+    room: AtomicU64,
+    disk_full: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -45,19 +50,34 @@ impl Gate {
     /// An open gate for at most this many bytes that wait for a commit.
     #[must_use]
     pub fn new(pending_max: usize) -> Gate {
-        let failed = watch::channel(None).0;
-        Gate { pending: AtomicUsize::new(0), pending_max, disk_full: AtomicBool::new(false), failed }
+        let (failed, disk_full) = (watch::channel(None).0, watch::channel(false).0);
+        Gate { pending: AtomicUsize::new(0), pending_max, room: AtomicU64::new(u64::MAX), disk_full, failed }
     }
 
-    /// Closes or opens the gate for writing.
-    pub fn set_disk_full(&self, full: bool) {
-        self.disk_full.store(full, Ordering::Relaxed);
+    /// The disk was looked at: so much is free, so much must stay free. What is taken until the next look may use
+    /// what is above that, so that the last byte is never written; closed, the gate opens again when twice the least
+    /// is free, so that it does not flap.
+    pub fn set_free(&self, free: u64, least: u64) {
+        let above = free.saturating_sub(least).saturating_sub(self.pending_bytes() as u64);
+        let full = above == 0 || self.is_disk_full() && free < least.saturating_mul(FREE_HYSTERESIS);
+        self.room.store(if full { 0 } else { above }, Ordering::Relaxed);
+        self.set_disk_full(full);
+    }
+
+    fn set_disk_full(&self, full: bool) {
+        self.disk_full.send_if_modified(|is| std::mem::replace(is, full) != full);
     }
 
     /// Whether writing is refused because the disk is nearly full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Relaxed)
+        *self.disk_full.borrow()
+    }
+
+    /// The same, to wait for.
+    #[must_use]
+    pub fn disk_full(&self) -> watch::Receiver<bool> {
+        self.disk_full.subscribe()
     }
 
     /// Bytes that wait for a commit.
@@ -82,9 +102,19 @@ impl Gate {
     }
 
     fn is_open_for(&self, bytes: usize) -> bool {
-        !self.is_disk_full()
-            && self.failed.borrow().is_none()
-            && self.pending.load(Ordering::Relaxed) + bytes <= self.pending_max
+        if self.room.load(Ordering::Relaxed) < bytes as u64 {
+            self.set_disk_full(true);
+            return false;
+        }
+        self.failed.borrow().is_none() && self.pending.load(Ordering::Relaxed) + bytes <= self.pending_max
+    }
+
+    /// So many bytes will be written.
+    fn take(&self, bytes: usize) {
+        self.pending.fetch_add(bytes, Ordering::Relaxed);
+        let left = |room: u64| Some(room.saturating_sub(bytes as u64));
+        // The closure never says no.
+        let _ = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
 }
 
@@ -218,7 +248,7 @@ impl Stream {
                 self.answer_now(header, outcome, acks);
             }
             Decision::WhenDurable(outcome) => {
-                self.inner.gate.pending.fetch_add(group.len() - before, Ordering::Relaxed);
+                self.inner.gate.take(group.len() - before);
                 group.wait(Waiting::Ack(acks.clone(), Ack::to(header, outcome)));
                 self.kick(core);
             }
@@ -250,7 +280,7 @@ impl Stream {
             let _ = sender.send(());
             self.inner.counters.throttled.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.inner.gate.pending.fetch_add(added, Ordering::Relaxed);
+            self.inner.gate.take(added);
             group.wait(Waiting::Done(sender));
             self.kick(core);
         }
@@ -372,7 +402,7 @@ impl Stream {
             }
             let before = group.len();
             change(sequencer, self.now(), &mut ControlGroup(group))?;
-            self.inner.gate.pending.fetch_add(group.len() - before, Ordering::Relaxed);
+            self.inner.gate.take(group.len() - before);
             let (sender, receiver) = oneshot::channel();
             group.wait(Waiting::Done(sender));
             self.kick(core);

@@ -53,6 +53,12 @@ pub fn skip(missing: &str) {
     let _ = writeln!(io::stderr(), "SKIPPED: {missing}");
 }
 
+/// What a test does where the machine does not allow what it needs (mounting, a namespace): says so on standard error and
+/// passes, everywhere.
+pub fn not_here(why: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "SKIPPED, as this machine does not allow it: {why}");
+}
+
 /// Whether the real programs are there; says so where they are not.
 ///
 /// # Panics
@@ -104,9 +110,23 @@ impl Process {
     /// # Errors
     /// When it can't be started.
     pub fn start_program(program: &Path, words: &[impl AsRef<OsStr>], output: &Path) -> io::Result<Process> {
+        Process::start_with(program, words, &[], output)
+    }
+
+    /// The same with more in its environment.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_with(
+        program: &Path,
+        words: &[impl AsRef<OsStr>],
+        env: &[(String, String)],
+        output: &Path,
+    ) -> io::Result<Process> {
         let file = File::options().create(true).append(true).open(output)?;
         let child = Command::new(program)
             .args(words)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -146,6 +166,22 @@ impl Process {
     pub fn interrupt(&mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::INT)?;
         self.wait()
+    }
+
+    /// Stops it where it is, as a debugger does.
+    ///
+    /// # Errors
+    /// When it can't be.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it can't be.
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -224,6 +260,8 @@ pub struct StoreProcess {
     pub data: PathBuf,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it is started with from now on.
+    pub launch: Launch,
     words: Vec<String>,
 }
 
@@ -234,8 +272,21 @@ impl StoreProcess {
     /// When it does not come up.
     pub async fn start(home: &Path, words: &[&str]) -> io::Result<StoreProcess> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        StoreProcess::start_at(Launch::default(), home, address, words).await
+    }
+
+    /// The same at an address, with something around it.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_at(
+        launch: Launch,
+        home: &Path,
+        address: SocketAddr,
+        words: &[&str],
+    ) -> io::Result<StoreProcess> {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
-        let mut store = StoreProcess { process: None, data: home.join("data"), address, words };
+        let mut store = StoreProcess { process: None, data: home.join("data"), address, launch, words };
         store.up().await?;
         Ok(store)
     }
@@ -272,7 +323,7 @@ impl StoreProcess {
         if let Some(parent) = output.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        self.process = Some(Process::start("kinesin", &words, &output)?);
+        self.process = Some(self.launch.start("kinesin", &words, &output)?);
         Ok(())
     }
 
@@ -346,6 +397,27 @@ pub struct AgentProcess {
     /// The process; `None` while it is down.
     pub process: Option<Process>,
     config: PathBuf,
+    /// What it is started with from now on.
+    pub launch: Launch,
+}
+
+/// What stands around a program when it is started.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// Another program, with its words, that starts it (and becomes it, so that its id is the same).
+    pub prefix: Vec<String>,
+    /// More in its environment.
+    pub env: Vec<(String, String)>,
+}
+
+impl Launch {
+    fn start(&self, name: &str, words: &[&str], output: &Path) -> io::Result<Process> {
+        let program = binary(name)?.display().to_string();
+        let mut all: Vec<&str> = self.prefix.iter().map(String::as_str).collect();
+        all.push(&program);
+        all.extend(words);
+        Process::start_with(Path::new(all[0]), &all[1..], &self.env, output)
+    }
 }
 
 impl AgentProcess {
@@ -361,6 +433,21 @@ impl AgentProcess {
         at: SocketAddr,
         sources: &str,
     ) -> io::Result<AgentProcess> {
+        AgentProcess::start_by(Launch::default(), home, name, store, at, sources)
+    }
+
+    /// The same with something around it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_by(
+        launch: Launch,
+        home: &Path,
+        name: &str,
+        store: &StoreProcess,
+        at: SocketAddr,
+        sources: &str,
+    ) -> io::Result<AgentProcess> {
         let token = store.token(name)?;
         let spool = format!("\n[spool]\ndir = \"{}\"\n", home.join(format!("{name}-spool")).display());
         let spool = if sources.contains("[spool]") { "" } else { spool.as_str() };
@@ -370,7 +457,7 @@ impl AgentProcess {
         );
         let config = home.join(format!("{name}.toml"));
         std::fs::write(&config, text)?;
-        let mut agent = AgentProcess { process: None, config };
+        let mut agent = AgentProcess { process: None, config, launch };
         agent.up()?;
         Ok(agent)
     }
@@ -380,7 +467,8 @@ impl AgentProcess {
     /// # Errors
     /// When it can't be started.
     pub fn start_with(config: &Path) -> io::Result<AgentProcess> {
-        let mut agent = AgentProcess { process: None, config: config.to_path_buf() };
+        let mut agent =
+            AgentProcess { process: None, config: config.to_path_buf(), launch: Launch::default() };
         agent.up()?;
         Ok(agent)
     }
@@ -405,7 +493,7 @@ impl AgentProcess {
     pub fn up(&mut self) -> io::Result<()> {
         let output = self.config.with_extension("out");
         let config = self.config.display().to_string();
-        self.process = Some(Process::start("kinesin-agent", &["--config", &config], &output)?);
+        self.process = Some(self.launch.start("kinesin-agent", &["--config", &config], &output)?);
         Ok(())
     }
 
