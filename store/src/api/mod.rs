@@ -16,6 +16,7 @@ pub mod counters;
 pub(crate) mod kinesis;
 pub mod listener;
 pub mod native;
+mod upload;
 pub(crate) mod video;
 
 use counters::Counters;

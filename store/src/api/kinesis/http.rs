@@ -29,6 +29,7 @@ use tokio::time::timeout;
 use super::linger::Lingering;
 use super::{Answer, Caller};
 use crate::api::counters::Undone;
+use crate::api::upload::Upload;
 use crate::api::{Shared, video};
 use crate::principal::Principal;
 
@@ -336,6 +337,7 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
         return denied();
     }
     let (parts, body) = request.into_parts();
+    let body = Upload::new(body);
     let expected =
         body.size_hint().exact().map_or(UNKNOWN_BYTES, |exact| usize::try_from(exact).unwrap_or(usize::MAX));
     if expected > BODY_BYTES_MAX {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::{Response, StatusCode};
 use protocol::name::StreamKey;
 use protocol::stream::CallError;
@@ -21,6 +21,7 @@ use video::fragment::Clock;
 
 use super::{Body, Call, Failure, Result, coming, failure, whole};
 use crate::api::Shared;
+use crate::api::upload::Upload;
 use crate::service::video::Kept;
 
 /// A producer that says nothing for so long is gone (Kinesis Video Streams: 30 s).
@@ -130,7 +131,7 @@ struct Run {
     room: Room,
 }
 
-pub(super) async fn take(call: Call, body: Incoming) -> Result<Response<Body>> {
+pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     call.shared.service.open_video(&call.principal, &call.stream).await?;
     let now = call.shared.clock.wall();
     let said = call.query.time("producer_time")?;
@@ -168,7 +169,7 @@ impl Run {
     async fn take(
         &mut self,
         mut demuxer: Demuxer,
-        mut body: Incoming,
+        mut body: Upload,
         mut turn: watch::Receiver<bool>,
     ) -> std::result::Result<(), End> {
         let mut cuts = Vec::new();

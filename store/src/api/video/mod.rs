@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::api::Shared;
 use crate::api::counters::Undone;
 use crate::api::kinesis::http::{Body, HalfOpen, held};
+use crate::api::upload::Upload;
 use crate::principal::Principal;
 
 mod access;
@@ -161,6 +162,7 @@ async fn respond(
     half_open: &HalfOpen,
 ) -> Result<Response<Body>> {
     let (parts, body) = request.into_parts();
+    let body = Upload::new(body);
     if parts.method == Method::OPTIONS {
         return Ok(whole(StatusCode::NO_CONTENT, "text/plain", Vec::new()));
     }
