@@ -21,8 +21,8 @@ use crate::send::native::{Link, Settings as LinkSettings};
 use crate::send::outbox::{Outbox, Settings as OutboxSettings};
 use crate::send::tls;
 use crate::source::file::FileSource;
-use crate::source::mqtt::{self, Intake};
-use crate::source::stdin;
+use crate::source::intake::{Intake, Route};
+use crate::source::{mqtt, stdin, video};
 use crate::spool::{Settings as SpoolSettings, Spool, SpoolReader};
 use crate::spooler::Spooler;
 use crate::status::{Snapshot, Stats};
@@ -155,7 +155,8 @@ impl Starting {
     fn start(self, lock: DirLock) -> Result<AgentHandle, StartError> {
         let Starting { config, log, spool, clock } = self;
         let agent = config.agent_name();
-        let message_sources = config.source.mqtt.len() + usize::from(config.source.stdin.is_some());
+        let before_video = config.source.mqtt.len() + usize::from(config.source.stdin.is_some());
+        let message_sources = before_video + config.source.video.len();
         let hub = Arc::new(Hub::new(message_sources));
         let stats = Arc::new(Stats::default());
         for map in spool.state().streams.values() {
@@ -163,6 +164,7 @@ impl Starting {
         }
         let parts = pipeline_parts(&config, &spool, &hub, &stats, &log, clock);
         let link = link(&config, &spool, &hub, &stats, &log, clock);
+        let videos = video_parts(&config, &spool, &hub, &log, clock, before_video);
         let mut handle = AgentHandle {
             hub: Arc::clone(&hub),
             stats: Arc::clone(&stats),
@@ -187,6 +189,9 @@ impl Starting {
             let source = config.source.mqtt.len();
             // Not joined: nothing can interrupt a read of standard input.
             std::thread::spawn(move || stdin::read(&hub, source, max));
+        }
+        for parts in videos {
+            handle.spawn("video", move || video::run(parts))?;
         }
         let mqtt = mqtt_parts(&config, &recent, &hub, &handle.stats, &log, clock);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -221,25 +226,29 @@ fn pipeline_parts(
     }
     let mut intakes = Vec::new();
     for settings in &config.source.mqtt {
-        let templates = (settings.stream.clone(), settings.partition_key.clone());
-        let default = settings.partition_key_default.clone().unwrap_or_else(|| agent.clone());
+        let route = Route {
+            stream: settings.stream.clone(),
+            partition_key: settings.partition_key.clone(),
+            default_key: settings.partition_key_default.clone().unwrap_or_else(|| agent.clone()),
+            bytes_max: settings.message_bytes_max.0 as usize,
+        };
         let id = client_id(config, intakes.len());
-        let max = settings.message_bytes_max.0 as usize;
-        intakes.push(Intake::new(intakes.len(), batches.len(), id, templates, default, max));
+        intakes.push(Intake::new(intakes.len(), batches.len(), id, Some(route)));
         batches.push(settings.batch.over(base));
     }
     if let Some(settings) = &config.source.stdin {
-        let templates = (settings.stream.clone(), settings.partition_key.clone());
-        let max = settings.line_bytes_max.0 as usize;
-        intakes.push(Intake::new(
-            intakes.len(),
-            batches.len(),
-            "stdin".to_owned(),
-            templates,
-            agent.clone(),
-            max,
-        ));
+        let route = Route {
+            stream: settings.stream.clone(),
+            partition_key: settings.partition_key.clone(),
+            default_key: agent.clone(),
+            bytes_max: settings.line_bytes_max.0 as usize,
+        };
+        intakes.push(Intake::new(intakes.len(), batches.len(), "stdin".to_owned(), Some(route)));
         batches.push(settings.batch.over(base));
+    }
+    for place in 0..config.source.video.len() {
+        intakes.push(Intake::new(intakes.len(), batches.len(), format!("video-{place}"), None));
+        batches.push(base);
     }
     Parts {
         batcher: Batcher::new(&batches, (config.spool.max_bytes.0 / 8) as usize),
@@ -253,6 +262,34 @@ fn pipeline_parts(
         agent,
         log: log.clone(),
     }
+}
+
+fn video_parts(
+    config: &Config,
+    spool: &Spool,
+    hub: &Arc<Hub>,
+    log: &Log,
+    clock: Clock,
+    first_source: usize,
+) -> Vec<video::Parts> {
+    let agent = config.agent_name();
+    let mut all = Vec::new();
+    for (place, settings) in config.source.video.iter().enumerate() {
+        // The configuration was checked for it.
+        let Some(stream) = settings.stream_name(&agent) else { continue };
+        let mine = |id: &str| settings.folder.as_ref().is_some_and(|folder| video::is_cursor(id, folder));
+        let cursors = spool.state().cursors.iter().filter(|(id, _)| mine(id));
+        all.push(video::Parts {
+            source: first_source + place,
+            settings: settings.clone(),
+            stream,
+            hub: Arc::clone(hub),
+            log: log.clone(),
+            clock,
+            cursors: cursors.map(|(id, text)| (id.clone(), text.clone())).collect(),
+        });
+    }
+    all
 }
 
 /// The name of a source's session at its broker; also that of its memory in the spool.
@@ -299,6 +336,7 @@ fn link(config: &Config, spool: &Spool, hub: &Arc<Hub>, stats: &Arc<Stats>, log:
         ca: config.store.ca.clone(),
         token: config.store.token.clone(),
         agent: config.agent_name(),
+        videos: config.source.video.iter().filter_map(|s| s.stream_name(&config.agent_name())).collect(),
         producer: Producer { id: state.producer, epoch: state.epoch },
     };
     let outbox_settings = OutboxSettings {

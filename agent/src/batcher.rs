@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use protocol::batch::{BatchBuilder, BatchError, KeyIndex, check_partition_key};
 use protocol::compress::Compressor;
-use protocol::frame::Header;
+use protocol::frame::{FrameError, HEADER_BYTES, Header};
 use protocol::name::StreamKey;
 use protocol::time::{Mono, UnixMs};
 
@@ -206,6 +206,30 @@ impl Batcher {
         self.close(group, lane);
         self.writer(group, lane, key, now)?.push(time, data);
         Ok(())
+    }
+
+    /// Adds a batch that is sealed already, as the next of its lane.
+    ///
+    /// # Errors
+    /// When `frame` is no frame.
+    pub fn push_sealed(
+        &mut self,
+        group: usize,
+        lane: LaneId,
+        frame: &[u8],
+        now: Mono,
+    ) -> Result<Header, FrameError> {
+        let header = Header { stream: lane.stream, lane: lane.lane, ..Header::parse(frame)? };
+        self.close(group, lane);
+        let group = &mut self.groups[group];
+        group.since.get_or_insert(now);
+        let sealed = &mut group.sealed;
+        sealed.frames.extend_from_slice(&header.encode());
+        sealed.frames.extend_from_slice(frame.get(HEADER_BYTES..).unwrap_or_default());
+        sealed.batches += 1;
+        sealed.records += u64::from(header.record_count);
+        sealed.raw_bytes += u64::from(header.raw_len);
+        Ok(header)
     }
 
     /// Closes the open batch of a lane.

@@ -8,8 +8,9 @@ use protocol::limit::{BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
 use protocol::name::StreamName;
 use protocol::native::url::StoreUrl;
 use serde::Deserialize;
+use video::limit::FRAGMENT_BYTES_MAX;
 
-use crate::partition::Template;
+use crate::partition::{Origin, Template};
 
 /// A configuration that can't be used: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -220,6 +221,9 @@ pub struct Sources {
     pub mqtt: Vec<MqttSource>,
     /// `[source.stdin]`
     pub stdin: Option<StdinSource>,
+    /// `[[source.video]]`
+    #[serde(default)]
+    pub video: Vec<VideoSource>,
 }
 
 /// Where to begin in a file that was there before the agent.
@@ -388,6 +392,65 @@ pub struct StdinSource {
     pub batch: BatchSection,
 }
 
+/// What becomes of a film that is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum After {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It is deleted once the spool has all of it.
+    Delete,
+}
+
+/// `[[source.video]]`: a camera's command, or a folder of films, or both: then the command reads each film.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoSource {
+    /// Template of the stream's name, of the agent's and the host's name only.
+    pub stream: Template,
+    /// Program and arguments: what it writes to standard output is fragmented MP4. `{file}` is a film of the folder.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Where films appear.
+    pub folder: Option<PathBuf>,
+    /// Glob of their names.
+    #[serde(default = "films")]
+    pub files: String,
+    /// What becomes of them.
+    #[serde(default)]
+    pub after: After,
+    /// A film is finished when it is left alone for so long.
+    #[serde(default = "settled_ms")]
+    pub settled_ms: u64,
+    /// A command from which nothing comes for so long is started again.
+    #[serde(default = "silence_s")]
+    pub silence_s: u64,
+}
+
+fn films() -> String {
+    "*.mp4".to_owned()
+}
+
+fn settled_ms() -> u64 {
+    5000
+}
+
+fn silence_s() -> u64 {
+    30
+}
+
+impl VideoSource {
+    /// The stream's name; `None` where the template wants more than is known before there is anything.
+    #[must_use]
+    pub fn stream_name(&self, agent: &str) -> Option<StreamName> {
+        let host = host_name();
+        let origin = Origin { host: &host, agent, file: "", topic: "" };
+        let mut text = String::new();
+        self.stream.render(&origin, b"", &mut text).then(|| self.stream.stream_name(&origin, b"", &mut text))
+    }
+}
+
 /// What a full spool does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -477,25 +540,30 @@ impl Config {
                 *glob = base.join(&*glob).to_string_lossy().into_owned();
             }
         }
+        self.source.video.iter_mut().filter_map(|source| source.folder.as_mut()).for_each(join);
         for source in &mut self.source.mqtt {
             [&mut source.ca, &mut source.certificate, &mut source.key].into_iter().flatten().for_each(join);
         }
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.source.file.is_empty() && self.source.mqtt.is_empty() && self.source.stdin.is_none() {
+        let Sources { file, mqtt, stdin, video } = &self.source;
+        if file.is_empty() && mqtt.is_empty() && stdin.is_none() && video.is_empty() {
             return Err(("source", "there is no source; add a [[source.file]] or a [[source.mqtt]]".into()));
         }
         self.check_batches()?;
         self.check_files()?;
         self.check_mqtt()?;
+        self.check_video()?;
         let lines = self.source.file.iter().map(|s| s.line_bytes_max);
         let lines = lines.chain(self.source.stdin.iter().map(|s| s.line_bytes_max));
-        let longest = lines.chain(self.source.mqtt.iter().map(|s| s.message_bytes_max)).max();
+        let lines = lines.chain(video.iter().map(|_| Size(FRAGMENT_BYTES_MAX as u64)));
+        let longest = lines.chain(mqtt.iter().map(|s| s.message_bytes_max)).max();
         let least = longest.map_or(0, |size| size.0 * 4).max(1 << 20);
         if self.spool.max_bytes.0 < least {
-            let text =
-                format!("spool.max_bytes must be at least {least}: four of the longest lines or messages");
+            let text = format!(
+                "spool.max_bytes must be at least {least}: four of the longest lines, messages or fragments"
+            );
             return Err(("max_bytes", text));
         }
         if self.spool.segment_bytes() > self.spool.max_bytes.0 / 2 {
@@ -563,6 +631,38 @@ impl Config {
             }
             check_stream(&source.stream)?;
             check_line(source.message_bytes_max)?;
+        }
+        Ok(())
+    }
+
+    fn check_video(&self) -> Result<(), (&'static str, String)> {
+        for source in &self.source.video {
+            let VideoSource { stream, command, folder, files, silence_s, .. } = source;
+            if command.is_empty() && folder.is_none() {
+                let text =
+                    "[[source.video]] needs a command that writes fragmented MP4, or a folder of films";
+                return Err(("[source.video", text.into()));
+            }
+            if command.first().is_some_and(String::is_empty) {
+                return Err(("command", "the first word of command must be a program".into()));
+            }
+            let reads_films = command.iter().any(|word| word.contains("{file}"));
+            if !command.is_empty() && reads_films != folder.is_some() {
+                return Err(("command", "folder, and {file} in command, go together".into()));
+            }
+            glob::Pattern::new(files).map_err(|e| ("files", format!("{files:?} is no glob: {e}")))?;
+            if files.contains('/') {
+                return Err(("files", format!("files = {files:?} are names in the folder, without a slash")));
+            }
+            if !(1..=86_400).contains(silence_s) {
+                return Err(("silence_s", "silence_s must be 1 to 86400".into()));
+            }
+            if source.stream_name(&self.agent_name()).is_none() {
+                let text =
+                    format!("{stream}: a stream of video is named by text, {{agent}} and {{host}} only");
+                return Err(("stream", text));
+            }
+            check_stream(stream)?;
         }
         Ok(())
     }

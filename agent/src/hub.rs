@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use protocol::name::StreamName;
 use protocol::native::call::StreamInfo;
 use tokio::sync::Notify;
 
@@ -46,11 +47,40 @@ pub struct Message {
     /// Its topic.
     pub topic: String,
     /// What it holds.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     /// To know it again.
     pub hash: u64,
     /// Nothing of before is remembered by the broker.
     pub forget: bool,
+}
+
+/// What a message holds.
+#[derive(Debug)]
+pub enum Payload {
+    /// A record, which is still to be routed and batched.
+    Record(Vec<u8>),
+    /// A fragment of video: a batch already.
+    Fragment(Box<Fragment>),
+}
+
+impl Payload {
+    fn bytes(&self) -> usize {
+        match self {
+            Payload::Record(data) => data.len(),
+            Payload::Fragment(fragment) => fragment.frame.len(),
+        }
+    }
+}
+
+/// A fragment of video on its way to the pipeline.
+#[derive(Debug)]
+pub struct Fragment {
+    /// Where it goes.
+    pub stream: StreamName,
+    /// A sealed data frame; none where only the cursor is to be remembered.
+    pub frame: Vec<u8>,
+    /// What the spool is to remember with it: a cursor's id, and its text, or that it is to be forgotten.
+    pub cursor: Option<(String, Option<String>)>,
 }
 
 #[derive(Debug, Default)]
@@ -290,7 +320,7 @@ impl Hub {
     /// A message for the pipeline. The caller has asked for room.
     pub fn message(&self, message: Message) {
         let mut pipe = lock(&self.pipe);
-        pipe.message_bytes += message.payload.len() + message.topic.len();
+        pipe.message_bytes += message.payload.bytes() + message.topic.len();
         pipe.messages.push_back(message);
         if !pipe.poked {
             pipe.poked = true;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use protocol::name::StreamName;
 use protocol::time::{Mono, UnixMs};
+use video::fragment::PARTITION_KEY;
 
 use crate::batcher::{Batcher, Sealed};
 use crate::clock::{Clock, unix_ms};
@@ -15,7 +16,7 @@ use crate::hub::{Commit, Hub, PipeNews};
 use crate::log::Log;
 use crate::routes::Routes;
 use crate::source::file::FileSource;
-use crate::source::mqtt::Intake;
+use crate::source::intake::Intake;
 use crate::spool::CursorUpdate;
 use crate::status::Stats;
 use crate::watch::Watcher;
@@ -47,6 +48,17 @@ impl Ctx<'_> {
         let pushed = self.batcher.push(group, lane, key, self.unix, data, self.now);
         debug_assert!(pushed.is_ok(), "{pushed:?}");
         self.stats.add_in(1, data.len() as u64);
+    }
+
+    /// Hands on a batch that is sealed already.
+    pub(crate) fn push_fragment(&mut self, group: usize, stream: &StreamName, frame: &[u8]) {
+        let lane = self.routes.lane(stream, PARTITION_KEY);
+        // Its maker has just sealed it, so there is nothing to refuse.
+        let pushed = self.batcher.push_sealed(group, lane, frame, self.now);
+        debug_assert!(pushed.is_ok(), "{pushed:?}");
+        if let Ok(header) = pushed {
+            self.stats.add_in(u64::from(header.record_count), u64::from(header.user_bytes));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! `KINESIN_TESTS_ALL=1` it fails. Slow ones are ignored, and run by `tests/all`.
 
 mod bad_input;
+mod cameras;
 mod commands;
 mod common;
 mod damage;

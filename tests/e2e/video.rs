@@ -17,7 +17,7 @@ use crate::common::{Rig, wait_until};
 const NOON: &str = "2026-11-20T12:00:00Z";
 const NOON_MS: i64 = 1_795_176_000_000;
 
-async fn rig() -> Option<Rig> {
+pub(crate) async fn rig() -> Option<Rig> {
     if Command::new("ffmpeg").arg("-version").stdout(Stdio::null()).status().is_err() {
         skip("ffmpeg is not installed");
         return None;
@@ -25,7 +25,7 @@ async fn rig() -> Option<Rig> {
     Rig::start(&[]).await
 }
 
-fn tool(name: &str, words: &[&str]) -> Vec<u8> {
+pub(crate) fn tool(name: &str, words: &[&str]) -> Vec<u8> {
     let output = Command::new(name).args(["-v", "error"]).args(words).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {words:?}: {said}");
@@ -33,7 +33,7 @@ fn tool(name: &str, words: &[&str]) -> Vec<u8> {
 }
 
 /// Makes a file: what is filmed and how it is encoded, in ffmpeg's words.
-fn film(rig: &Rig, name: &str, words: &str) -> String {
+pub(crate) fn film(rig: &Rig, name: &str, words: &str) -> String {
     let path = rig.path(name).display().to_string();
     let mut all: Vec<&str> = words.split_whitespace().collect();
     all.extend(["-movflags", "frag_keyframe+delay_moov+default_base_moof", "-y", &path]);
@@ -41,14 +41,14 @@ fn film(rig: &Rig, name: &str, words: &str) -> String {
     path
 }
 
-const PICTURES: &str = "-f lavfi -i testsrc2=size=320x180:rate=30";
+pub(crate) const PICTURES: &str = "-f lavfi -i testsrc2=size=320x180:rate=30";
 const SOUND: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
 
 /// A packet as ffprobe sees it; times are from the first of its track.
-type Packet = (i64, i64, u64, bool, String);
+pub(crate) type Packet = (i64, i64, u64, bool, String);
 
 /// The packets of a file, by the kind of their track.
-fn packets(path: &str) -> BTreeMap<String, Vec<Packet>> {
+pub(crate) fn packets(path: &str) -> BTreeMap<String, Vec<Packet>> {
     let words = ["-show_packets", "-show_data_hash", "md5", "-of", "json", path];
     let probed: Value = serde_json::from_slice(&tool("ffprobe", &words)).unwrap();
     let mut all = BTreeMap::<String, Vec<Packet>>::new();
@@ -68,7 +68,7 @@ fn packets(path: &str) -> BTreeMap<String, Vec<Packet>> {
     all
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub(crate) fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

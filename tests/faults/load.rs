@@ -257,7 +257,7 @@ impl Native {
                 Hello { client: "faults".to_owned(), producer: Some(self.producer), streams: Vec::new() };
             let client = Client::connect_as(&self.target, &hello).await.ok()?;
             let name = StreamName::new("native").ok()?;
-            client.stream(Call::OpenStream { name }).await.ok()?;
+            client.stream(Call::OpenStream { name, video: false }).await.ok()?;
             self.client = Some(client);
         }
         let client = self.client.clone()?;

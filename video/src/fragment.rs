@@ -250,6 +250,9 @@ impl Fragment {
     }
 }
 
+/// The partition key of all frames: a stream of video is one order.
+pub const PARTITION_KEY: &str = "video";
+
 /// The bytes of each frame of a batch that [`Fragment::of_batch`] has read, whose head has `head_bytes`.
 pub fn data_of(batch: &Batch, head_bytes: usize) -> impl Iterator<Item = &[u8]> {
     batch.records().enumerate().map(move |(place, record)| {

@@ -2,7 +2,7 @@
 //! runs on the agent's network thread. Frames are read from the spool when they are sent, so memory stays flat
 //! whatever the backlog is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// The agent's name.
     pub agent: String,
+    /// Streams that are made for video, where they are not there.
+    pub videos: BTreeSet<StreamName>,
     /// The spool's producer and epoch.
     pub producer: Producer,
 }
@@ -194,10 +196,13 @@ impl Link {
 
     fn hello(&self, producer: Option<Producer>) -> Hello {
         let names = self.stats.stream_names();
+        let names = names.iter().filter_map(|name| StreamName::new(name).ok());
+        // Naming it here would make it a stream like any other.
+        let names = names.filter(|name| !self.settings.videos.contains(name));
         Hello {
             client: format!("kinesin-agent {} ({})", env!("CARGO_PKG_VERSION"), self.settings.agent),
             producer,
-            streams: names.iter().filter_map(|name| StreamName::new(name).ok()).take(64).collect(),
+            streams: names.take(64).collect(),
         }
     }
 
@@ -365,7 +370,8 @@ impl Link {
             let again = self.asked.get(&key).is_none_or(|at| now >= at.plus_millis(ASK_AGAIN_MS));
             if let (true, Ok(stream)) = (again, StreamName::new(&name)) {
                 self.asked.insert(key, now);
-                let id = session.put_call(&Call::OpenStream { name: stream });
+                let video = self.settings.videos.contains(&stream);
+                let id = session.put_call(&Call::OpenStream { name: stream, video });
                 self.calls.insert(id, Asked::Open(name));
             }
         }

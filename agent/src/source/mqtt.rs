@@ -1,7 +1,6 @@
 //! The MQTT source: messages of a broker, acknowledged once the spool has them.
 //!
-//! [`Intake`] is the pipeline's side, [`Tracker`] remembers what is to be acknowledged and what a broker may send
-//! again (both without I/O); [`run`] is the driver on the network thread. Each connection gets a client of its own,
+//! [`Tracker`] remembers what is to be acknowledged and what a broker may send again (without I/O); [`run`] is the driver on the network thread. Each connection gets a client of its own,
 //! so that no acknowledgement of one connection can reach the next, where its number may mean another message.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,111 +15,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::config::{MqttSource as Settings, MqttVersion};
-use crate::hub::{Hub, Message};
+use crate::hub::{Hub, Message, Payload};
 use crate::log::Log;
-use crate::loss::Loss;
-use crate::partition::{Origin, Template};
-use crate::pipeline::Ctx;
 use crate::source::file::identity::hash;
-use crate::spool::CursorUpdate;
 use crate::status::Stats;
-
-/// The pipeline's side: where messages of one source go.
-pub struct Intake {
-    source: usize,
-    group: usize,
-    id: String,
-    stream: Template,
-    partition_key: Template,
-    default_key: String,
-    bytes_max: usize,
-    key: String,
-    taken: u64,
-    told: u64,
-    hashes: Vec<u64>,
-    forget: bool,
-    losses: Vec<Loss>,
-}
-
-impl Intake {
-    /// For one source.
-    #[must_use]
-    pub fn new(
-        source: usize,
-        group: usize,
-        id: String,
-        templates: (Template, Template),
-        default_key: String,
-        bytes_max: usize,
-    ) -> Intake {
-        let (stream, partition_key) = templates;
-        Intake {
-            source,
-            group,
-            id,
-            stream,
-            partition_key,
-            default_key,
-            bytes_max,
-            key: String::new(),
-            taken: 0,
-            told: 0,
-            hashes: Vec::new(),
-            forget: false,
-            losses: Vec::new(),
-        }
-    }
-
-    /// Its group in the batcher.
-    #[must_use]
-    pub fn group(&self) -> usize {
-        self.group
-    }
-
-    /// Hands on a message.
-    pub(crate) fn take(&mut self, message: Message, ctx: &mut Ctx<'_>) {
-        self.taken = message.number;
-        if message.forget {
-            self.forget = true;
-            self.hashes.clear();
-        }
-        if message.hash != 0 {
-            self.hashes.push(message.hash);
-        }
-        if message.payload.len() > self.bytes_max {
-            let bytes = message.payload.len() as u64;
-            self.losses.push(Loss::new(message.topic, "message_too_long", 1, bytes));
-            return;
-        }
-        let origin = Origin { host: ctx.host, agent: ctx.agent, file: "", topic: &message.topic };
-        let stream = self.stream.stream_name(&origin, &message.payload, &mut self.key);
-        let whole =
-            self.partition_key.partition_key(&origin, &message.payload, &self.default_key, &mut self.key);
-        if !whole {
-            ctx.stats.add_keys_missing();
-        }
-        ctx.push(self.group, &stream, &self.key, &message.payload);
-    }
-
-    /// What goes into the spool with the messages since the last time, and their number.
-    pub fn take_update(&mut self, update: &mut CursorUpdate) -> Option<(usize, u64)> {
-        if std::mem::take(&mut self.forget) {
-            update.forget_recent.push(self.id.clone());
-        }
-        if !self.hashes.is_empty() {
-            update.recent.insert(self.id.clone(), std::mem::take(&mut self.hashes));
-        }
-        update.losses.append(&mut self.losses);
-        self.told = self.taken;
-        (self.taken > 0).then_some((self.source, self.taken))
-    }
-
-    /// Whether there is something that is not in the spool.
-    #[must_use]
-    pub fn has_update(&self) -> bool {
-        self.told != self.taken
-    }
-}
 
 /// Messages that are remembered, to know them again.
 const RECENT_MAX: usize = 2048;
@@ -302,6 +200,7 @@ impl Parts {
     fn hand_on(&self, arrived: Arrived, topic: String, payload: Vec<u8>, hash: u64) {
         match arrived {
             Arrived::New { number, forget } => {
+                let payload = Payload::Record(payload);
                 self.hub.message(Message { source: self.source, number, topic, payload, hash, forget });
             }
             Arrived::Again => {

@@ -4,7 +4,7 @@
 use std::io::{BufRead, Read};
 use std::sync::Arc;
 
-use crate::hub::{Hub, Message};
+use crate::hub::{Hub, Message, Payload};
 
 /// Reads lines on a thread of its own until the end, as messages of one source.
 #[expect(
@@ -25,7 +25,7 @@ pub(crate) fn read(hub: &Arc<Hub>, source: usize, line_bytes_max: u64) {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         number += 1;
-        let payload = line[..end].to_vec();
+        let payload = Payload::Record(line[..end].to_vec());
         hub.message(Message { source, number, topic: String::new(), payload, hash: 0, forget: false });
     }
 }

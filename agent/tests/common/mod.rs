@@ -397,7 +397,7 @@ impl Connection {
 
     fn call(&mut self, call: Call) -> Reply {
         match call {
-            Call::OpenStream { name } => match self.open(&name) {
+            Call::OpenStream { name, .. } => match self.open(&name) {
                 Ok(info) => Reply::Stream(info),
                 Err(error) => Reply::Error(error),
             },

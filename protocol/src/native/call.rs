@@ -76,6 +76,9 @@ pub enum Call {
     OpenStream {
         /// Which.
         name: StreamName,
+        /// One that is made is set for video: records of any size, at any rate.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        video: bool,
     },
     /// One stream: [`Reply::Stream`].
     DescribeStream {

@@ -21,7 +21,9 @@ async fn try_answer(service: &Service, principal: &Principal, call: Call) -> Res
             Reply::Done {}
         }
         Call::ListStreams {} => Reply::Streams(service.list_streams(principal)?),
-        Call::OpenStream { name } => Reply::Stream(service.open_stream(principal, &name).await?),
+        Call::OpenStream { name, video } => {
+            Reply::Stream(service.open_stream(principal, &name, video).await?)
+        }
         Call::DescribeStream { name } => Reply::Stream(service.describe_stream(principal, &name)?),
         Call::UpdateStream { name, config } => {
             Reply::Stream(service.update_stream(principal, &name, config).await?)

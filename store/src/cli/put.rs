@@ -46,7 +46,7 @@ pub(super) async fn run(args: PutArgs) -> anyhow::Result<()> {
     let client = concat!("kinesin-put/", env!("CARGO_PKG_VERSION")).to_owned();
     let hello = Hello { client, producer: Some(producer), streams: Vec::new() };
     let client = Client::connect_as(&args.store.target()?, &hello).await?;
-    let stream = client.stream(Call::OpenStream { name: args.stream.clone() }).await?;
+    let stream = client.stream(Call::OpenStream { name: args.stream.clone(), video: false }).await?;
     let mut putter = Putter::new(client, stream.name, producer, args.key);
     let from_stdin = args.records.is_empty() || args.records == ["-"];
     if from_stdin {

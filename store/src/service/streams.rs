@@ -62,7 +62,7 @@ impl Service {
     pub async fn open_streams(&self, principal: &Principal, names: &[StreamName]) -> Vec<StreamInfo> {
         let mut found = Vec::new();
         for name in names {
-            if let Ok(info) = self.open_or_make(principal, name).await {
+            if let Ok(info) = self.open_or_make(principal, name, false).await {
                 found.push(info);
             }
         }
@@ -84,10 +84,16 @@ impl Service {
         (self.inner.settings.auto_create && ours) || name.as_str() == LOSS_STREAM
     }
 
-    async fn open_or_make(&self, principal: &Principal, name: &StreamName) -> Result<StreamInfo, CallError> {
+    async fn open_or_make(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        for_video: bool,
+    ) -> Result<StreamInfo, CallError> {
+        let config = || if for_video { super::video::config() } else { StreamConfig::default() };
         match self.describe(name) {
             Err(_) if self.may_make(name) && principal.may_write() => {
-                match self.create(name, 1, StreamConfig::default()).await {
+                match self.create(name, 1, config()).await {
                     Err(CallError { code: CallErrorCode::Exists, .. }) => self.describe(name),
                     made => made,
                 }
@@ -110,11 +116,12 @@ impl Service {
         &self,
         principal: &Principal,
         name: &StreamName,
+        for_video: bool,
     ) -> Result<StreamInfo, CallError> {
         if !principal.may_write() {
             return Err(denied(principal));
         }
-        self.open_or_make(principal, name).await
+        self.open_or_make(principal, name, for_video).await
     }
 
     /// All streams, by name.

@@ -14,7 +14,7 @@ use protocol::stream::{CallError, CallErrorCode, StreamConfig};
 use protocol::time::UnixMs;
 use tokio::sync::{mpsc, watch};
 use video::cut::Cut;
-use video::fragment::{Fragment, data_of};
+use video::fragment::{Fragment, PARTITION_KEY, data_of};
 
 use super::streams::{may_command, stopped};
 use super::{Service, Session, call_error};
@@ -22,8 +22,6 @@ use crate::log::{Peek, ReadError, ReadLimit};
 use crate::principal::Principal;
 use crate::shard::driver::Stream;
 
-/// The partition key of all frames: a stream of video is one order.
-pub const VIDEO_KEY: &str = "video";
 /// So much of a batch has its tables and the head of its fragment, mostly.
 const PEEK_BYTES: usize = 8 << 10;
 /// ... and so much surely.
@@ -110,7 +108,7 @@ fn internal(why: impl Into<String>) -> CallError {
 
 /// The shard that frames go to.
 fn shard_of(stream: &Stream) -> ShardId {
-    let hash = HashKey::of_partition_key(VIDEO_KEY);
+    let hash = HashKey::of_partition_key(PARTITION_KEY);
     let map = stream.map();
     let mut open = map.1.iter().filter(|(_, shard)| shard.closed.is_none());
     open.find(|(_, shard)| shard.range.contains(hash)).map_or(ShardId(0), |(id, _)| *id)
@@ -159,7 +157,7 @@ impl Service {
         let stream = self.find_stream(name)?;
         let mut bytes = Vec::with_capacity(cut.data.len() + 64 * 1024);
         let header = Header { stream: name.key(), ..Header::default() };
-        let header = cut.fragment.seal(VIDEO_KEY, &cut.data, header, &mut bytes);
+        let header = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
         header.map_err(|error| internal(error.to_string()))?;
         self.check_sizes(principal, name, &cut.fragment)?;
         if let Some(number) = self.known(&stream, cut).await? {

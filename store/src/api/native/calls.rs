@@ -38,7 +38,7 @@ pub(crate) fn is_allowed(principal: &Principal, call: &Call) -> bool {
 /// The stream whose changes the caller wants to hear of from now on.
 pub(crate) fn named(call: &Call) -> Option<&StreamName> {
     match call {
-        Call::OpenStream { name } | Call::DescribeStream { name } | Call::CreateStream { name, .. } => {
+        Call::OpenStream { name, .. } | Call::DescribeStream { name } | Call::CreateStream { name, .. } => {
             Some(name)
         }
         _ => None,
