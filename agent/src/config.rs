@@ -641,7 +641,7 @@ impl Config {
             if command.is_empty() && folder.is_none() {
                 let text =
                     "[[source.video]] needs a command that writes fragmented MP4, or a folder of films";
-                return Err(("[source.video", text.into()));
+                return Err(("source.video", text.into()));
             }
             if command.first().is_some_and(String::is_empty) {
                 return Err(("command", "the first word of command must be a program".into()));
@@ -789,6 +789,32 @@ max_bytes = "1 GiB"
             assert!(error.message.contains(say), "{error}");
             assert!(error.line.is_some(), "{error}");
         }
+    }
+
+    #[test]
+    fn a_source_of_video_has_a_command_or_a_folder_and_a_stream_that_is_known_before() {
+        let of = |keys: &str| parse(&GOOD.replace("[spool]", &format!("[[source.video]]\n{keys}\n[spool]")));
+        let config = of("stream = \"cam-{agent}\"\nfolder = \"films\"").unwrap();
+        assert_eq!(config.source.video[0].folder.as_deref(), Some(Path::new("/etc/kinesin/films")));
+        assert_eq!(config.source.video[0].stream_name("truck").unwrap().as_str(), "cam-truck");
+        of("stream = \"c\"\ncommand = [\"ffmpeg\", \"-i\", \"{file}\"]\nfolder = \"films\"").unwrap();
+        for (keys, say) in [
+            ("stream = \"c\"", "needs a command"),
+            ("stream = \"c\"\ncommand = [\"\"]", "must be a program"),
+            ("stream = \"c\"\ncommand = [\"cat\", \"{file}\"]", "go together"),
+            ("stream = \"c\"\ncommand = [\"cat\"]\nfolder = \"films\"", "go together"),
+            ("stream = \"{file}\"\nfolder = \"films\"", "named by text"),
+            ("stream = \"c\"\nfolder = \"films\"\nfiles = \"a/*\"", "without a slash"),
+            ("stream = \"c\"\nfolder = \"films\"\nafter = \"delet\"", "did you mean `delete`?"),
+            ("stream = \"c\"\nfolder = \"films\"\nsilence_s = 0", "1 to 86400"),
+        ] {
+            let error = of(keys).unwrap_err();
+            assert!(error.message.contains(say) && error.line.is_some(), "{keys}: {error}");
+        }
+        let small = GOOD.replace("1 GiB", "16 MiB");
+        let error =
+            parse(&small.replace("[spool]", "[[source.video]]\nstream = \"c\"\nfolder = \"f\"\n[spool]"));
+        assert!(error.unwrap_err().message.contains("four of the longest"));
     }
 
     #[test]
