@@ -290,6 +290,32 @@ async fn live_frames_come_as_they_are_stored_and_an_older_producer_gives_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn films_as_recorders_write_them_are_put_frame_by_frame() {
+    let Some(rig) = rig().await else { return };
+    for (name, words) in [
+        ("b-aac", format!("{PICTURES} {SOUND} -t 6 -c:v libx264 -preset veryfast -bf 3 -g 60 -c:a aac")),
+        ("h265", format!("{PICTURES} -t 3 -c:v libx265 -x265-params log-level=none:keyint=30 -tag:v hvc1")),
+        ("opus", format!("{PICTURES} {SOUND} -t 2 -c:v libaom-av1 -cpu-used 8 -g 30 -c:a libopus")),
+    ] {
+        let file = rig.path("plain.mp4").display().to_string();
+        let mut words: Vec<&str> = words.split_whitespace().collect();
+        words.extend(["-y", &file]);
+        tool("ffmpeg", &words);
+        rig.kinesin(&format!("video put {name} {file} --producer-time {NOON} --quiet"));
+        let clip = rig.path("clip.mp4").display().to_string();
+        rig.kinesin(&format!("video clip {name} -o {clip}"));
+        assert_eq!(packets(&clip), packets(&file), "{name}");
+        tool("ffmpeg", &["-xerror", "-i", &clip, "-f", "null", "-"]);
+        // On its way through a pipe it can't be read so, and that is said.
+        let mut put = Command::new(binary("kinesin").unwrap());
+        put.env("KINESIN_DATA", &rig.store.data).args(["video", "put", "piped"]);
+        let put = put.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
+        let said = String::from_utf8_lossy(&put.stderr);
+        assert!(said.contains("not fragmented"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_video_is_told_what_was_whole_is_kept_and_what_comes_again_is_not_kept_twice() {
     let Some(rig) = rig().await else { return };
     let words = format!("{PICTURES} -t 4 -c:v libx264 -preset veryfast -g 30");
@@ -311,13 +337,10 @@ async fn what_is_no_video_is_told_what_was_whole_is_kept_and_what_comes_again_is
     put("cam", &film).unwrap();
     // Of the two that overlap, the one that was cut short is another one.
     assert!(count("cam") <= 5, "{}", count("cam"));
-    let plain = rig.path("plain.mp4").display().to_string();
-    tool("ffmpeg", &["-i", &file, "-c", "copy", "-y", &plain]);
     for (bytes, says) in [
         (&b"not a film at all, but a text"[..], "not like fragmented MP4"),
-        (&std::fs::read(&plain).unwrap(), "not fragmented"),
         (&[0, 0, 0, 0, b'm', b'o', b'o', b'v'], "no size"),
-        (&[0xff, 0xff, 0xff, 0xff, b'm', b'o', b'o', b'v'], "at most"),
+        (&[0xff, 0xff, 0xff, 0xff, b'm', b'o', b'o', b'v'], "it was cut off"),
     ] {
         // However much more there is: the answer comes, and not a broken connection.
         for more in [0, 30 << 20] {

@@ -294,7 +294,7 @@ fn decode<T: Atom>(bytes: &[u8], at: u64) -> Result<T, VideoError> {
 
 /// What says how frames are decoded stays; tables, lengths, dates and comments go, so that the same camera has the same
 /// configuration whenever it connects. Pictures come first.
-fn strip(moov: &mut Moov) {
+pub(crate) fn strip(moov: &mut Moov) {
     moov.trak.sort_by_key(|trak| kind(trak.mdia.hdlr.handler) != TrackKind::Video);
     moov.meta = None;
     moov.udta = None;

@@ -1,10 +1,11 @@
 //! Video as records: a fragment is a batch whose records are its frames. What a fragment holds ([`fragment`]), how
-//! containers are taken apart ([`demux`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in, values
+//! containers are taken apart ([`demux`], [`film`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in, values
 //! out. Never in here: streams, sockets, files, clocks.
 
 pub mod codec;
 pub mod cut;
 pub mod demux;
+pub mod film;
 pub mod fragment;
 pub mod limit;
 pub mod mux;

@@ -26,6 +26,9 @@ pub const HEAD_BYTES_MAX: usize = 256 * 1024;
 /// A configuration (`moov`) is never longer.
 pub const CONFIG_BYTES_MAX: usize = 128 * 1024;
 
+/// What describes the frames of a whole film (its `moov`) is never longer: days of it.
+pub const FILM_MOOV_BYTES_MAX: usize = 64 << 20;
+
 /// What describes frames (`moof`) is never longer: it is held until they are there.
 pub const MOOF_BYTES_MAX: usize = 4 << 20;
 

@@ -1,7 +1,8 @@
 //! `kinesin video`: puts, lists, shows and takes out video, frame by frame. A client of the store's video over HTTP, with
 //! the operator's certificate. Never: containers, codecs.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -9,8 +10,13 @@ use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 use protocol::name::StreamName;
+use protocol::time::UnixMs;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use video::cut::Cutter;
+use video::film::Film;
+use video::fragment::Clock;
+use video::mux;
 
 use super::stream::stream_name;
 use super::{StoreArgs, out};
@@ -22,7 +28,7 @@ const PIECES_WAITING_MAX: usize = 4;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VideoCommand {
-    /// Puts fragmented MP4 into a stream: a file, or what comes on standard input.
+    /// Puts a film into a stream: an MP4 file of any kind, or fragmented MP4 that comes on standard input.
     Put(PutArgs),
     /// Shows what a stream has: its tracks, and its fragments.
     Ls(RangeArgs),
@@ -55,7 +61,7 @@ struct Common {
 pub(super) struct PutArgs {
     #[command(flatten)]
     common: Common,
-    /// Fragmented MP4; - for standard input.
+    /// MP4; - for standard input, where it must be fragmented.
     #[arg(default_value = "-")]
     file: PathBuf,
     /// When its first frame was made, such as 2026-11-20T12:00:00Z [default: now].
@@ -253,13 +259,14 @@ pub(super) async fn run(command: VideoCommand) -> anyhow::Result<()> {
 
 async fn put(args: PutArgs) -> anyhow::Result<()> {
     let (pieces, upload) = mpsc::channel(PIECES_WAITING_MAX);
-    let file: Box<dyn Read + Send> = if args.file == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        let name = args.file.display();
-        Box::new(std::fs::File::open(&args.file).with_context(|| format!("can't read {name}"))?)
-    };
-    let reading = tokio::task::spawn_blocking(move || feed(file, &pieces));
+    let source = open(&args.file)?;
+    let name = args.file.display().to_string();
+    let reading = tokio::task::spawn_blocking(move || match source {
+        Source::Bytes(file) => feed(file, &pieces).with_context(|| format!("can't read {name}")),
+        Source::Film(film) => {
+            feed_film(*film, &pieces).with_context(|| format!("{name} can't be read to its end"))
+        }
+    });
     let path = Address::new(&args.common.stream, "").with("producer_time", args.producer_time.as_deref());
     let target = args.common.store.target()?;
     let mut answer = ask(&target, Method::POST, &path.text, Upload::pieces(upload)).await?;
@@ -286,6 +293,63 @@ async fn put(args: PutArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is put.
+enum Source {
+    /// A container that can be read from its beginning.
+    Bytes(Box<dyn Read + Send>),
+    /// MP4 as recorders write it: what it has is found by its tables.
+    Film(Box<Film<BufReader<File>>>),
+}
+
+fn open(path: &Path) -> anyhow::Result<Source> {
+    if path == Path::new("-") {
+        return Ok(Source::Bytes(Box::new(std::io::stdin())));
+    }
+    let name = path.display();
+    let file = File::open(path).with_context(|| format!("can't read {name}"))?;
+    let about = file.metadata().with_context(|| format!("can't read {name}"))?;
+    if !about.is_file() {
+        return Ok(Source::Bytes(Box::new(file)));
+    }
+    let film = Film::open(BufReader::new(file), about.len()).with_context(|| name.to_string())?;
+    Ok(match film {
+        Some(film) => Source::Film(Box::new(film)),
+        None => Source::Bytes(Box::new(File::open(path).with_context(|| format!("can't read {name}"))?)),
+    })
+}
+
+/// Sends a film as fragmented MP4.
+fn feed_film(mut film: Film<BufReader<File>>, pieces: &mpsc::Sender<Bytes>) -> anyhow::Result<()> {
+    let mut cutter = Cutter::new(0, UnixMs(0), Clock::Producer);
+    let (mut cuts, mut sent, mut more) = (Vec::new(), 0, true);
+    while more {
+        let next = film.next(&mut cutter, &mut cuts);
+        if next.is_err() {
+            // What was whole is kept.
+            cuts.extend(cutter.flush());
+        }
+        for cut in cuts.drain(..) {
+            let mut bytes = if sent == 0 { mux::init(&cut.fragment.config) } else { Vec::new() };
+            sent += 1;
+            let mut rest = cut.data.as_slice();
+            let frames = cut.fragment.frames.iter().map(|frame| {
+                let (data, after) = rest.split_at((frame.size as usize).min(rest.len()));
+                rest = after;
+                data
+            });
+            let frames: Vec<&[u8]> = frames.collect();
+            let tracks = mux::track_ids(&cut.fragment.config)?;
+            bytes.extend(mux::segment(sent, &tracks, &cut.fragment.frames, &frames)?);
+            // Where nobody takes it any more, the answer says why.
+            if pieces.blocking_send(bytes.into()).is_err() {
+                return Ok(());
+            }
+        }
+        more = next?;
+    }
+    Ok(())
+}
+
 fn feed(mut file: Box<dyn Read + Send>, pieces: &mpsc::Sender<Bytes>) -> std::io::Result<()> {
     loop {
         let mut piece = vec![0; PIECE_BYTES];
@@ -303,7 +367,7 @@ async fn save(mut answer: Answer, output: Option<&Path>) -> anyhow::Result<()> {
     let mut file: Box<dyn Write + Send> = match output {
         Some(path) => {
             let name = path.display();
-            Box::new(std::fs::File::create(path).with_context(|| format!("can't write {name}"))?)
+            Box::new(File::create(path).with_context(|| format!("can't write {name}"))?)
         }
         None => Box::new(std::io::stdout()),
     };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use protocol::time::{Mono, UnixMs};
 use video::codec::tracks;
 use video::cut::{Cut, Cutter};
 use video::demux::Demuxer;
+use video::film::{Film, FilmError};
 use video::fragment::Clock as Times;
 
 use super::Parts;
@@ -173,7 +174,7 @@ impl Folder {
 
     fn warn(&self, name: &str, why: &str) {
         let text = format!("{}: {why}", self.path.join(name).display());
-        self.parts.log.warn(&format!("video {}", self.parts.stream), &text);
+        self.parts.log.warn(&format!("film {text}"), &text);
     }
 
     fn look(&mut self) {
@@ -232,12 +233,26 @@ impl Folder {
     /// Takes what was not taken yet of a film.
     fn take(&mut self, name: &str, print: Print, skip: u64) -> Result<(), End> {
         let path = self.path.join(name);
-        let start = self.start(&path, print)?;
         // The same film has the same fragments, whenever it is read.
         let run = hash(format!("{}{print:?}", path.display()).as_bytes());
-        let mut demuxer = Demuxer::new(Cutter::new(run, start, Times::Producer));
         let (mut count, mut cuts) = (0, Vec::new());
         let id = self.id(name);
+        if let Some(mut film) = self.whole(&path, print)? {
+            let start = begin(print, film.length_ms());
+            let mut cutter = Cutter::new(run, start, Times::Producer);
+            loop {
+                let more = film.next(&mut cutter, &mut cuts).map_err(End::from);
+                if more.is_err() {
+                    cuts.extend(cutter.flush());
+                }
+                hand_on(&mut self.feeder, &mut cuts, &id, print, skip, &mut count)?;
+                if !more? {
+                    return unchanged(&path, print);
+                }
+            }
+        }
+        let start = self.start(&path, print)?;
+        let mut demuxer = Demuxer::new(Cutter::new(run, start, Times::Producer));
         let read = each_piece(&self.parts, &path, &mut |bytes| {
             let pushed = demuxer.push(bytes, &mut cuts);
             hand_on(&mut self.feeder, &mut cuts, &id, print, skip, &mut count)?;
@@ -249,13 +264,19 @@ impl Folder {
         }
         hand_on(&mut self.feeder, &mut cuts, &id, print, skip, &mut count)?;
         read.and(finished)?;
-        match print_of(&path) {
-            Ok(now) if now != print => Err(End::Later("it changed while it was read".to_owned())),
-            _ => Ok(()),
-        }
+        unchanged(&path, print)
     }
 
-    /// When its first frame was made: its last one was when the film was written last.
+    /// A film that is read as a whole; `None` where it is fragmented, or a command reads it.
+    fn whole(&self, path: &Path, print: Print) -> Result<Option<Film<BufReader<File>>>, End> {
+        if !self.parts.settings.command.is_empty() {
+            return Ok(None);
+        }
+        let file = File::open(path).map_err(|error| End::Later(error.to_string()))?;
+        Film::open(BufReader::new(file), print.size).map_err(End::from)
+    }
+
+    /// When its first frame was made.
     fn start(&self, path: &Path, print: Print) -> Result<UnixMs, End> {
         let mut demuxer = Demuxer::new(Cutter::new(0, UnixMs(0), Times::Producer));
         let (mut cuts, mut length_ms) = (Vec::new(), 0);
@@ -270,8 +291,7 @@ impl Folder {
         }
         let _ = demuxer.finish(&mut cuts);
         cuts.drain(..).for_each(|cut| length_ms = length_ms.max(end_ms(&cut)));
-        let modified_ms = u64::try_from(print.modified_ns / 1_000_000).unwrap_or(0);
-        Ok(UnixMs(modified_ms.saturating_sub(length_ms)))
+        Ok(begin(print, length_ms))
     }
 
     /// Deletes a film of which everything is durable.
@@ -285,6 +305,28 @@ impl Folder {
             self.warn(name, &format!("it can't be deleted: {error}"));
         }
     }
+}
+
+fn unchanged(path: &Path, print: Print) -> Result<(), End> {
+    match print_of(path) {
+        Ok(now) if now != print => Err(End::Later("it changed while it was read".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+impl From<FilmError> for End {
+    fn from(error: FilmError) -> End {
+        match error {
+            FilmError::Read(error) => End::Later(error.to_string()),
+            FilmError::Video(error) => End::Bad(error.to_string()),
+        }
+    }
+}
+
+/// When a film of this length began: it ended when it was written last.
+fn begin(print: Print, length_ms: u64) -> UnixMs {
+    let modified_ms = u64::try_from(print.modified_ns / 1_000_000).unwrap_or(0);
+    UnixMs(modified_ms.saturating_sub(length_ms))
 }
 
 /// When a fragment of a film that begins at 0 ends.
