@@ -22,7 +22,7 @@ const PIECES_WAITING_MAX: usize = 4;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VideoCommand {
-    /// Puts fragmented MP4 into a stream: a file, or what comes on standard input.
+    /// Puts fragmented MP4 or Matroska into a stream: a file, or what comes on standard input.
     Put(PutArgs),
     /// Shows what a stream has: its tracks, and its fragments.
     Ls(RangeArgs),
