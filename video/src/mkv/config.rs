@@ -29,7 +29,6 @@ pub(super) struct Entry {
     height: u64,
     rate: f64,
     channels: u64,
-    bits: u64,
     at: u64,
 }
 
@@ -72,7 +71,6 @@ impl Entry {
                 id::PIXEL_HEIGHT => self.height = child.uint()?,
                 id::SAMPLING_FREQUENCY => self.rate = child.float(),
                 id::CHANNELS => self.channels = child.uint()?,
-                id::BIT_DEPTH => self.bits = child.uint()?,
                 _ => (),
             }
         }

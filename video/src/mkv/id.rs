@@ -19,7 +19,6 @@ pub(super) const PIXEL_HEIGHT: u32 = 0xba;
 pub(super) const AUDIO: u32 = 0xe1;
 pub(super) const SAMPLING_FREQUENCY: u32 = 0xb5;
 pub(super) const CHANNELS: u32 = 0x9f;
-pub(super) const BIT_DEPTH: u32 = 0x6264;
 pub(super) const CLUSTER: u32 = 0x1f43_b675;
 pub(super) const TIMECODE: u32 = 0xe7;
 pub(super) const SIMPLE_BLOCK: u32 = 0xa3;

@@ -148,7 +148,7 @@ impl Lane {
     }
 
     fn set_times(&mut self, track: u8, known: &[i64]) {
-        let Some(way) = self.ways.get_mut(usize::from(track)) else { return };
+        let Some(way) = self.ways.get_mut(usize::from(track)).filter(|_| !known.is_empty()) else { return };
         let mut known = known.iter();
         let mut before: Option<&mut Held> = None;
         for item in &mut self.queue {

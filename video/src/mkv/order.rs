@@ -2,13 +2,16 @@
 //! which they are decoded, and the n-th of them is decoded when the n-th to be shown is shown, less a delay; the delay is
 //! the least with which no frame is shown before it is decoded, as far as was seen until then, and never shrinks. All
 //! frames before a key frame are shown before it and before those that follow it. How far a track reorders, its first
-//! seventeen frames between two key frames show; where it later reorders farther, one frame may be shown before it is
-//! decoded. Never: bytes, containers, clocks.
+//! frames between two key frames show, which are all looked at before the first has a time: no fragment ends before that
+//! anyway; one that reorders at all is given the delay of two frames, since encoders begin with less than they use. Where a
+//! track later reorders farther, one frame may be shown before it is decoded. Never: bytes, containers, clocks.
 
 use std::collections::VecDeque;
 
 /// No codec reorders more frames than this (H.264 and H.265: 16).
 const REORDER_MAX: usize = 16;
+/// Frames that are looked at to see how far a track reorders, if no key frame ends them.
+const LEARN_MAX: usize = 256;
 
 /// The times of one track, in any unit.
 #[derive(Debug)]
@@ -52,16 +55,21 @@ impl Order {
         self.waiting.push_back(pts);
         let place = self.shown.partition_point(|shown| *shown <= pts);
         self.shown.insert(place, pts);
-        while self.waiting.len() > self.depth.unwrap_or(REORDER_MAX) {
+        if self.waiting.len() > self.depth.unwrap_or(LEARN_MAX) {
             let depth = self.learn();
             self.depth.get_or_insert(depth);
+        }
+        while self.depth.is_some_and(|depth| self.waiting.len() > depth) {
             self.resolve(out);
         }
     }
 
     /// Nothing more is shown before what came.
     pub(super) fn close(&mut self, out: &mut Vec<i64>) {
-        self.learn();
+        let (depth, enough) = (self.learn(), self.waiting.len() > REORDER_MAX);
+        if enough {
+            self.depth.get_or_insert(depth);
+        }
         while !self.waiting.is_empty() {
             self.resolve(out);
         }
@@ -69,10 +77,15 @@ impl Order {
 
     /// Sees how the frames that wait are reordered: how many stand at most before one that is shown earlier.
     fn learn(&mut self) -> usize {
-        let mut depth = 0;
+        let (mut depth, mut second) = (0, 0);
         for (place, (pts, shown)) in self.waiting.iter().zip(&self.shown).enumerate() {
             self.delay = self.delay.max(shown - pts);
             depth = depth.max(self.waiting.iter().take(place).filter(|before| *before > pts).count());
+            second = second.max(self.shown.get(place + 1).map_or(0, |next| next - pts));
+        }
+        if depth == 1 && self.depth.is_none() {
+            self.delay = self.delay.max(second);
+            return 2;
         }
         depth
     }
@@ -160,7 +173,7 @@ mod tests {
             let (mut order, mut out) = (Order::new(true, 1000), Vec::new());
             for (pts, key) in &frames {
                 order.add(*pts, *key, &mut out);
-                prop_assert!(order.waiting.len() <= REORDER_MAX);
+                prop_assert!(order.waiting.len() <= LEARN_MAX);
             }
             order.close(&mut out);
             prop_assert_eq!(out.len(), frames.len());
