@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
@@ -22,6 +22,7 @@ use super::counters::Undone;
 use super::kinesis::http::{Body, HalfOpen, authenticate, held, random_id};
 use super::kinesis::{Caller, Kinesis};
 use super::upload::Upload;
+use super::video::ingest::Room;
 use crate::service::records::Sketch;
 
 mod archive;
@@ -194,7 +195,7 @@ async fn respond(
         let call = Call::new(shared, &parts, &[], half_open, is_tls)?;
         return call.put_media(&parts.headers, body).await;
     }
-    let bytes = read(body).await?;
+    let (bytes, _room) = read(shared, body).await?;
     let mut call = Call::new(shared, &parts, &bytes, half_open, is_tls)?;
     if !bytes.is_empty() {
         call.body = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
@@ -220,9 +221,21 @@ async fn respond(
     }
 }
 
-async fn read(body: Upload) -> Result<Bytes> {
-    match timeout(BODY_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+/// A whole body, and the memory that is held for it.
+async fn read(shared: &Arc<Shared>, body: Upload) -> Result<(Bytes, Room)> {
+    let expected = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
+    let expected = expected.unwrap_or(BODY_BYTES_MAX);
+    if expected > BODY_BYTES_MAX {
+        return Err(invalid(format!("a request of more than {BODY_BYTES_MAX} bytes")));
+    }
+    let mut room = Room::new(shared);
+    let whole = async {
+        room.hold(expected).await;
+        Limited::new(body, BODY_BYTES_MAX).collect().await
+    };
+    let read = timeout(BODY_TIME, whole).await;
+    match read {
+        Ok(Ok(body)) => Ok((body.to_bytes(), room)),
         Ok(Err(_)) => Err(invalid(format!("a request of more than {BODY_BYTES_MAX} bytes"))),
         Err(_) => Err(invalid("the request did not come in time")),
     }
