@@ -8,6 +8,7 @@ import http.client
 import json
 import re
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -68,7 +69,11 @@ class Put:
             "transfer-encoding": "chunked", **more}
         request = AWSRequest("POST", f"{url}/putMedia", headers=headers, data=b"")
         SigV4Auth(credentials(), "kinesisvideo", "local-1").add_auth(request)
-        self.connection = http.client.HTTPConnection(at.hostname, at.port, timeout=30)
+        if at.scheme == "https":
+            trusted = ssl.create_default_context(cafile=f"{data}/ca.pem")
+            self.connection = http.client.HTTPSConnection(at.hostname, at.port, timeout=30, context=trusted)
+        else:
+            self.connection = http.client.HTTPConnection(at.hostname, at.port, timeout=30)
         self.connection.putrequest("POST", "/putMedia", skip_accept_encoding=True)
         for name, value in request.headers.items():
             if name.lower() != "host":
@@ -220,6 +225,7 @@ def each_fragment_is_acknowledged_while_more_is_sent():
     assert [round(at / 1000) for at in times] == [START + n for n in range(6)], times
     # What is sent again is the same: in whole, or from the middle on.
     assert persisted(put("acks", mkv)) == numbers
+    assert persisted(put("acks", mkv, url=endpoint)) == numbers
     assert persisted(put("acks", mkv[:clusters[0]] + mkv[clusters[3]:])) == numbers[3:]
     fragments = archive.list_fragments(StreamName="acks")["Fragments"]
     assert [fragment["FragmentNumber"] for fragment in fragments] == numbers
