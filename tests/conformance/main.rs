@@ -69,6 +69,7 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
     run("python", home.path(), &["histories.py"], plain, &store);
     run("python", home.path(), &["wire.py"], plain, &store);
     run("python", home.path(), &["kpl.py"], plain, &store);
+    run("python", home.path(), &["kvs.py"], plain, &store);
     let credentials = std::fs::read_to_string(home.path().join("data/admin.credentials")).expect("the keys");
     for http2 in [false, true] {
         Box::pin(sdk::run(SocketAddr::from(([127, 0, 0, 1], plain)), http2, &credentials)).await;

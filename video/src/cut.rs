@@ -86,6 +86,18 @@ impl Cutter {
         }
     }
 
+    /// A run whose container has the producer's times, less so many milliseconds.
+    #[must_use]
+    pub fn shifted_by(run: u64, shift_ms: i64) -> Cutter {
+        Cutter { shift_ms: Some(shift_ms), ..Cutter::new(run, UnixMs(0), Clock::Producer) }
+    }
+
+    /// Whether frames are made with this configuration now.
+    #[must_use]
+    pub fn has_config(&self, config: &Config) -> bool {
+        self.config.as_deref() == Some(config)
+    }
+
     /// What the frames from now on were made with. Another configuration than before ends a fragment.
     pub fn set_config(&mut self, config: Arc<Config>, tracks: &[Track]) -> Option<Cut> {
         if self.config.as_ref() == Some(&config) {

@@ -1,13 +1,15 @@
 //! Video as records: a fragment is a batch whose records are its frames. What a fragment holds ([`fragment`]), how
-//! containers are taken apart ([`demux`], [`film`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in, values
-//! out. Never in here: streams, sockets, files, clocks.
+//! containers are taken apart ([`demux`], [`film`], [`mkv`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
+//! values out. Never in here: streams, sockets, files, clocks.
 
 pub mod codec;
+pub mod container;
 pub mod cut;
 pub mod demux;
 pub mod film;
 pub mod fragment;
 pub mod limit;
+pub mod mkv;
 pub mod mux;
 pub mod tree;
 
@@ -36,7 +38,7 @@ pub enum VideoError {
         why: String,
     },
     /// Frames of a track that was never described.
-    #[error("byte {at}: frames of track {track}, which no moov has described")]
+    #[error("byte {at}: frames of track {track}, which nothing has described")]
     UnknownTrack {
         /// Where, from the start of what came.
         at: u64,

@@ -43,3 +43,18 @@ pub const BOXES_MAX: usize = 100_000;
 
 /// Where decode times of frames that follow differ by more, something is missing (Kinesis Video Streams, HLS: 50 ms).
 pub const GAP_MS: i64 = 50;
+
+/// The header of a Matroska document, and what says how its times count, are never longer.
+pub const MKV_HEAD_BYTES_MAX: usize = 4096;
+
+/// Tags are read up to this length (a fragment of Kinesis Video Streams has ten of them); longer ones are passed over.
+pub const MKV_TAGS_BYTES_MAX: usize = 64 * 1024;
+
+/// An element that nobody here reads (attachments, cues) is passed over if it is not longer.
+pub const MKV_SKIP_BYTES_MAX: u64 = 64 << 20;
+
+/// Times end with the year 9999: what is later is no time.
+pub const MKV_TIME_MS_MAX: i64 = 253_402_300_799_999;
+
+/// Frames that wait for their decode time, of all tracks: where one track stops, the others do not wait for ever.
+pub const MKV_WAITING_MAX: usize = 2048;

@@ -225,7 +225,7 @@ impl Listener {
             let shared = guard.shared.clone();
             let _ = tcp.set_nodelay(true);
             if plain {
-                kinesis::http::serve(shared, tcp, None, half_open, stopped).await;
+                kinesis::http::serve(shared, tcp, None, false, half_open, stopped).await;
             } else if let Some((stream, principal)) = handshake(&shared, tcp, peer).await {
                 dispatch(shared, stream, peer, principal, half_open, stopped).await;
             }
@@ -306,7 +306,7 @@ async fn dispatch(
             native::serve(shared, stream, peer, principal, half_open, stopped).await;
         }
         // Some clients that speak HTTP ask for nothing; which version it is, the first bytes say.
-        _ => kinesis::http::serve(shared, stream, principal.ok(), half_open, stopped).await,
+        _ => kinesis::http::serve(shared, stream, principal.ok(), true, half_open, stopped).await,
     }
 }
 

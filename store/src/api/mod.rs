@@ -14,6 +14,7 @@ use crate::service::Service;
 pub mod calls;
 pub mod counters;
 pub(crate) mod kinesis;
+mod kvs;
 pub mod listener;
 pub mod native;
 mod upload;

@@ -58,6 +58,22 @@ pub struct Traits {
     pub resharded: Vec<Resharded>,
     /// The peaks that scaling goes by.
     pub peaks: Peaks,
+    /// What is said of a stream of video.
+    pub video: Option<VideoEntry>,
+}
+
+/// What is said of a stream of video and given back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VideoEntry {
+    /// The device that sends it.
+    pub device_name: Option<String>,
+    /// What it carries, such as `video/h264`.
+    pub media_type: Option<String>,
+    /// For how long it is kept, where that was said in hours: 0 too.
+    pub hours: Option<u64>,
+    /// How often this was changed.
+    pub changes: u64,
 }
 
 impl Traits {

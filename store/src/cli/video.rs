@@ -28,7 +28,7 @@ const PIECES_WAITING_MAX: usize = 4;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VideoCommand {
-    /// Puts a film into a stream: an MP4 file of any kind, or fragmented MP4 that comes on standard input.
+    /// Puts a film into a stream: a file of MP4 (of any kind) or Matroska, or what comes on standard input.
     Put(PutArgs),
     /// Shows what a stream has: its tracks, and its fragments.
     Ls(RangeArgs),
@@ -61,7 +61,7 @@ struct Common {
 pub(super) struct PutArgs {
     #[command(flatten)]
     common: Common,
-    /// MP4; - for standard input, where it must be fragmented.
+    /// MP4 or Matroska; - for standard input, where MP4 must be fragmented.
     #[arg(default_value = "-")]
     file: PathBuf,
     /// When its first frame was made, such as 2026-11-20T12:00:00Z [default: now].

@@ -18,6 +18,7 @@ use video::fragment::{Fragment, PARTITION_KEY, data_of};
 
 use super::streams::{may_command, stopped};
 use super::{Service, Session, call_error};
+use crate::catalog::Traits;
 use crate::log::{Peek, ReadError, ReadLimit};
 use crate::principal::Principal;
 use crate::shard::driver::Stream;
@@ -26,6 +27,11 @@ use crate::shard::driver::Stream;
 const PEEK_BYTES: usize = 8 << 10;
 /// ... and so much surely.
 const PEEK_BYTES_MAX: usize = 512 << 10;
+
+/// What is sent again begins as it did, but for the time that its pictures were reordered by then ...
+const REORDER_MS_MAX: u64 = 1000;
+/// ... and is as long, but for what its times take.
+const TIMES_BYTES_MAX: u64 = 1024;
 
 /// A fragment as it is stored, without the bytes of its frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +112,20 @@ fn internal(why: impl Into<String>) -> CallError {
     call_error(CallErrorCode::Internal, why)
 }
 
+/// When the first frame of a fragment is shown: within it, whichever decode times it was given.
+fn shown_first(fragment: &Fragment) -> UnixMs {
+    let timescale = video::codec::tracks(&fragment.config).unwrap_or_default();
+    let first = fragment.frames.first();
+    let timescale =
+        first.and_then(|frame| timescale.get(usize::from(frame.track))).map(|track| track.timescale);
+    let (Some(first), Some(timescale)) = (first, timescale) else { return fragment.producer_time };
+    UnixMs((i128::from(first.pts().max(0)) * 1000 / i128::from(timescale)) as u64)
+}
+
+fn is_same_frame(a: &video::fragment::Frame, b: &video::fragment::Frame) -> bool {
+    (a.track, a.key, a.size, a.pts()) == (b.track, b.key, b.size, b.pts())
+}
+
 /// The shard that frames go to.
 fn shard_of(stream: &Stream) -> ShardId {
     let hash = HashKey::of_partition_key(PARTITION_KEY);
@@ -137,8 +157,15 @@ impl Service {
             return Ok(());
         }
         match self.create_stream(principal, name, 1, config()).await {
-            Err(CallError { code: CallErrorCode::Exists, .. }) | Ok(_) => Ok(()),
+            Err(CallError { code: CallErrorCode::Exists, .. }) => Ok(()),
             Err(error) => Err(error),
+            Ok(_) => {
+                let mark = |traits: &mut Traits| {
+                    traits.video.get_or_insert_default();
+                    Ok(())
+                };
+                self.change_traits(principal, name, mark).await
+            }
         }
     }
 
@@ -160,7 +187,7 @@ impl Service {
         let header = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
         header.map_err(|error| internal(error.to_string()))?;
         self.check_sizes(principal, name, &cut.fragment)?;
-        if let Some(number) = self.known(&stream, cut).await? {
+        if let Some(number) = self.known(&stream, cut, bytes.len()).await? {
             return Ok(Kept::Again(number));
         }
         let (acks, mut answer) = mpsc::unbounded_channel();
@@ -200,19 +227,31 @@ impl Service {
     }
 
     /// The fragment with the same frames of the same time. Only what is not newer than all that is kept is looked for.
-    async fn known(&self, stream: &Stream, cut: &Cut) -> Result<Option<SequenceNumber>, CallError> {
+    /// Decode times don't matter: of a container that has none they depend on what came before.
+    async fn known(
+        &self,
+        stream: &Stream,
+        cut: &Cut,
+        bytes: usize,
+    ) -> Result<Option<SequenceNumber>, CallError> {
         let shard = shard_of(stream);
-        let time = cut.fragment.producer_time;
+        let (begun, shown) = (cut.fragment.producer_time, shown_first(&cut.fragment));
         let found = blocking(stream, move |stream| {
-            let at = stream.reader().at_producer_time(shard, time)?;
+            let at = stream.reader().at_producer_time(shard, begun.max(shown))?;
             stream.reader().peek(shard, at, 1, 0)
         })
         .await?;
-        let Some(peek) = found.first().filter(|peek| peek.producer_time == time) else { return Ok(None) };
+        let may_be = |peek: &&Peek| {
+            peek.count as usize == cut.fragment.frames.len()
+                && u64::from(peek.len).abs_diff(bytes as u64) <= TIMES_BYTES_MAX
+                && peek.producer_time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+        };
+        let Some(peek) = found.first().filter(may_be) else { return Ok(None) };
         let Some(whole) = self.read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
-        let same = whole.stored.fragment.frames == cut.fragment.frames
+        let kept = &whole.stored.fragment;
+        let same = kept.frames.iter().zip(&cut.fragment.frames).all(|(a, b)| is_same_frame(a, b))
             && whole.data().concat() == cut.data
-            && whole.stored.fragment.config == cut.fragment.config;
+            && kept.config == cut.fragment.config;
         Ok(same.then_some(whole.stored.number))
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use protocol::backoff::Backoff;
 use protocol::time::{Mono, UnixMs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use video::container::Demuxer;
 use video::cut::{Cut, Cutter};
-use video::demux::Demuxer;
 use video::fragment::Clock as Times;
 
 use super::Parts;

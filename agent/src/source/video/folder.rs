@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use protocol::time::{Mono, UnixMs};
 use video::codec::tracks;
+use video::container::Demuxer;
 use video::cut::{Cut, Cutter};
-use video::demux::Demuxer;
 use video::film::{Film, FilmError};
 use video::fragment::Clock as Times;
 

@@ -30,7 +30,7 @@ use super::linger::Lingering;
 use super::{Answer, Caller};
 use crate::api::counters::Undone;
 use crate::api::upload::Upload;
-use crate::api::{Shared, video};
+use crate::api::{Shared, kvs, video};
 use crate::principal::Principal;
 
 /// Ten MiB of data in base64, and what stands around them.
@@ -61,6 +61,7 @@ pub(crate) async fn serve<S>(
     shared: Arc<Shared>,
     stream: S,
     shown: Option<Principal>,
+    is_tls: bool,
     half_open: OwnedSemaphorePermit,
     mut stopped: watch::Receiver<bool>,
 ) where
@@ -76,6 +77,9 @@ pub(crate) async fn serve<S>(
                 return Ok::<_, Infallible>(
                     Box::pin(video::answer(&shared, request, shown, &half_open)).await,
                 );
+            }
+            if kvs::is_mine(request.uri().path()) {
+                return Ok(Box::pin(kvs::answer(&shared, request, &half_open, is_tls)).await);
             }
             Ok(Box::pin(answer(&shared, request, &half_open)).await)
         }
@@ -317,6 +321,14 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &Ha
     response
 }
 
+/// An id for an answer.
+pub(in crate::api) fn random_id() -> String {
+    let mut random = [0; 70];
+    // Without randomness the ids are all the same, and nothing else is wrong.
+    let _ = getrandom::fill(&mut random);
+    uuid(&random)
+}
+
 fn uuid(random: &[u8; 70]) -> String {
     let hex: String = random[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
@@ -384,7 +396,7 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
     let Some(value @ (Value::Map(_) | Value::List(_))) = value else {
         return bare(encoding, "SerializationException");
     };
-    let caller = match authenticate(shared, &parts, &body) {
+    let caller = match authenticate(shared, &parts, &body, "kinesis") {
         Ok(caller) => caller,
         Err(error) => return failed(encoding, error),
     };
@@ -402,10 +414,12 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>, half_open: &H
     }
 }
 
-fn authenticate(
+/// Who signed a request for a service.
+pub(in crate::api) fn authenticate(
     shared: &Shared,
     parts: &hyper::http::request::Parts,
     body: &[u8],
+    service: &str,
 ) -> Result<Caller, ApiError> {
     let bad = |error: sigv4::SignatureError| ApiError::new(error.kind, error.message);
     let mut headers: Vec<(&str, &str)> = parts
@@ -431,6 +445,7 @@ fn authenticate(
     let key = shared.auth.keys().find(&claim.access_key).ok_or_else(|| {
         ApiError::new("UnrecognizedClientException", "The security token included in the request is invalid.")
     })?;
-    claim.verify(&request, &key.secret, "kinesis", shared.clock.wall()).map_err(bad)?;
-    Ok(Caller { principal: key.principal.clone(), account: key.account.clone(), region: claim.region })
+    claim.verify(&request, &key.secret, service, shared.clock.wall()).map_err(bad)?;
+    let (principal, account) = (key.principal.clone(), key.account.clone());
+    Ok(Caller { principal, account, region: claim.region, access_key: claim.access_key })
 }

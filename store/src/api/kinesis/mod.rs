@@ -51,10 +51,12 @@ pub(crate) struct Home {
 
 /// Who signed a request.
 #[derive(Debug, Clone)]
-pub(super) struct Caller {
-    principal: Principal,
-    account: String,
-    region: String,
+pub(in crate::api) struct Caller {
+    pub(in crate::api) principal: Principal,
+    pub(in crate::api) account: String,
+    pub(in crate::api) region: String,
+    /// The id of the key that it was signed with.
+    pub(in crate::api) access_key: String,
 }
 
 /// What an operation answers with.
@@ -102,6 +104,16 @@ fn violates(value: &str, member: &str, constraint: &str) -> ApiError {
 impl Kinesis {
     pub(crate) fn new(service: Service, clock: Clock, delay: Duration, home: Home) -> Kinesis {
         Kinesis { service, clock, delay, home, passing: Passing::default() }
+    }
+
+    /// The stream of a caller's account and region with this name; `None` where that is no name.
+    pub(in crate::api) fn name_within(&self, caller: &Caller, text: &str) -> Option<StreamName> {
+        let Caller { account, region, .. } = caller;
+        if (account, region) == (&self.home.account, &self.home.region) {
+            StreamName::new(text).ok().filter(|name| name.local() == text)
+        } else {
+            StreamName::within(account, region, text).ok()
+        }
     }
 
     /// Does one operation, whose request was looked at.
@@ -226,13 +238,7 @@ impl Call<'_> {
 
     /// A stream of the caller's account and region.
     fn within(&self, text: &str) -> Result<StreamName> {
-        let Caller { account, region, .. } = self.caller;
-        let made = if (account, region) == (&self.api.home.account, &self.api.home.region) {
-            StreamName::new(text).ok().filter(|name| name.local() == text)
-        } else {
-            StreamName::within(account, region, text).ok()
-        };
-        made.ok_or_else(|| self.stream_not_found(text))
+        self.api.name_within(self.caller, text).ok_or_else(|| self.stream_not_found(text))
     }
 
     fn owns(&self, name: &StreamName) -> bool {

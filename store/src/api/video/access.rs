@@ -106,6 +106,17 @@ impl Access {
     }
 }
 
+/// A token for one stream and so many seconds, in the name of an access key; `None` where there is no such key.
+pub(in crate::api) fn token_for(
+    shared: &Shared,
+    id: &str,
+    stream: &StreamName,
+    seconds: u64,
+) -> Option<String> {
+    let key = shared.auth.keys().find(id)?;
+    Some(token(id, &key.secret, stream.as_str(), shared.clock.wall().0 / 1000 + seconds))
+}
+
 fn token(id: &str, secret: &str, stream: &str, expires_s: u64) -> String {
     format!("{id}.{expires_s}.{}", signature(secret, id, stream, expires_s))
 }

@@ -1,4 +1,4 @@
-//! Takes fragmented MP4 as it comes, and answers for each fragment once it is durable: a line of JSON each, where the
+//! Takes fragmented MP4 or Matroska as it comes, and answers for each fragment once it is durable: a line of JSON each, where the
 //! request comes in chunks without end; one answer at the end, where its length was said. Never: what a fragment is.
 
 use std::collections::BTreeMap;
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use video::VideoError;
+use video::container::Demuxer;
 use video::cut::{Cut, Cutter};
-use video::demux::Demuxer;
 use video::fragment::Clock;
 
 use super::{Body, Call, Failure, Result, coming, failure, whole};
@@ -39,7 +39,7 @@ pub(crate) struct Producers(Mutex<BTreeMap<StreamKey, watch::Sender<bool>>>);
 
 impl Producers {
     /// The one that was sending until now hears that it is over.
-    fn begin(&self, stream: StreamKey) -> watch::Receiver<bool> {
+    pub(in crate::api) fn begin(&self, stream: StreamKey) -> watch::Receiver<bool> {
         let mut producers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         producers.retain(|_, turn| turn.receiver_count() > 0);
         let (turn, mine) = watch::channel(false);
@@ -98,14 +98,18 @@ impl End {
 }
 
 /// Memory that is held for what came, given back at the end.
-struct Room {
+pub(in crate::api) struct Room {
     shared: Arc<Shared>,
     held: usize,
 }
 
 impl Room {
+    pub(in crate::api) fn new(shared: &Arc<Shared>) -> Room {
+        Room { shared: shared.clone(), held: 0 }
+    }
+
     /// Holds as much as is needed now; waits where there is none.
-    async fn hold(&mut self, bytes: usize) {
+    pub(in crate::api) async fn hold(&mut self, bytes: usize) {
         self.shared.pending.give(self.held.saturating_sub(bytes));
         self.held = self.held.min(bytes);
         while self.held < bytes {
@@ -141,7 +145,7 @@ pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     let _ = getrandom::fill(&mut random);
     let demuxer = Demuxer::new(Cutter::new(u64::from_le_bytes(random), said.unwrap_or(now), clock));
     let turn = call.shared.producers.begin(call.stream.key());
-    let room = Room { shared: call.shared.clone(), held: 0 };
+    let room = Room::new(&call.shared);
     if body.size_hint().exact().is_some() {
         let mut run = Run { call, sum: Sum::default(), lines: None, room };
         let ended = Box::pin(run.take(demuxer, body, turn)).await;

@@ -1,4 +1,4 @@
-//! Video over HTTP: `/v1/video/…`. Takes fragmented MP4, gives frames, segments, playlists and files. This module knows
+//! Video over HTTP: `/v1/video/…`. Takes fragmented MP4 and Matroska, gives frames, segments, playlists and files. This module knows
 //! paths, who may, and how errors look; each other module is some of the answers. Never: how fragments are stored.
 
 use std::sync::Arc;
@@ -72,6 +72,38 @@ impl From<CallError> for Failure {
         failure(status, error.message)
     }
 }
+
+/// One file of what is between two places, as `range.mp4` gives it.
+pub(in crate::api) async fn file(
+    shared: &Arc<Shared>,
+    principal: Principal,
+    stream: StreamName,
+    query: &str,
+) -> std::result::Result<Response<Body>, String> {
+    let query = Query::parse(query).map_err(|error| error.message)?;
+    let (shared, headers) = (shared.clone(), HeaderMap::new());
+    let call = Call { shared, principal, stream, query, headers, head: false };
+    call.range().await.map_err(|error| error.message)
+}
+
+/// The picture of one frame, as `frames/N?image=` gives it.
+pub(in crate::api) async fn picture(
+    shared: &Arc<Shared>,
+    principal: Principal,
+    stream: &StreamName,
+    number: SequenceNumber,
+    query: &str,
+) -> std::result::Result<Bytes, String> {
+    let query = Query::parse(query).map_err(|error| error.message)?;
+    let (shared, stream) = (shared.clone(), stream.clone());
+    let call = Call { shared, principal, stream, query, headers: HeaderMap::new(), head: false };
+    match call.frame(number).await.map_err(|error| error.message)?.into_body() {
+        Body::Whole(Some(picture)) => Ok(picture),
+        _ => Err("there is no picture".to_owned()),
+    }
+}
+
+pub(in crate::api) use access::token_for as token;
 
 /// A request whose sender is known.
 struct Call {

@@ -1,0 +1,194 @@
+//! PutMedia: Matroska without end comes, and an acknowledgement of each fragment goes back on the same connection while it
+//! does. What is acknowledged as persisted is durable. Never: what a fragment is.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::header::HeaderMap;
+use protocol::sequence::SequenceNumber;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use video::VideoError;
+use video::cut::Cut;
+use video::mkv::{Demuxer, Told};
+
+use super::arn::fragment_number;
+use super::{Body, Call, Found, KIND, Result, coming, invalid};
+use crate::api::upload::Upload;
+use crate::api::video::ingest::Room;
+use crate::service::video::Kept;
+
+/// Silence is told so often ...
+const IDLE: Duration = Duration::from_secs(10);
+/// ... and ends the connection after so many times.
+const IDLES_MAX: u32 = 3;
+/// A connection lasts so long (Kinesis Video Streams: 45 min); a producer then makes another one.
+const CONNECTION: Duration = Duration::from_secs(45 * 60);
+/// Acknowledgements that wait for a producer that does not read them.
+const ACKS_MAX: usize = 1024;
+/// For those that wait at the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Tracks, fragments and everything else that a producer may get wrong has its number; these are the connection's.
+const READ_ERROR: (u32, &str) = (4000, "STREAM_READ_ERROR");
+const CONNECTION_ERROR: (u32, &str) = (4003, "MAX_CONNECTION_DURATION_REACHED");
+const TIMECODE_ERROR: (u32, &str) = (4004, "FRAGMENT_TIMECODE_LESSER_THAN_PREVIOUS");
+const INTERNAL_ERROR: (u32, &str) = (5000, "INTERNAL_ERROR");
+
+type Ended = std::result::Result<(), (u32, &'static str)>;
+
+fn of_video(error: &VideoError) -> (u32, &'static str) {
+    error.id()
+}
+
+/// What is added to a cluster's times to have the producer's.
+fn start_ms(headers: &HeaderMap) -> Result<i64> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("x-amzn-fragment-timecode-type") {
+        Some("ABSOLUTE") => Ok(0),
+        Some("RELATIVE") => {
+            let start = text("x-amzn-producer-start-timestamp").and_then(|text| text.parse::<f64>().ok());
+            let start = start.filter(|seconds| (0.0..253_402_300_800.0).contains(seconds));
+            let start = start.ok_or_else(|| {
+                invalid("x-amzn-producer-start-timestamp: seconds since 1970 were expected, as timecodes are RELATIVE")
+            })?;
+            Ok((start * 1000.0).round() as i64)
+        }
+        other => Err(invalid(format!(
+            "x-amzn-fragment-timecode-type is {}: ABSOLUTE and RELATIVE are valid",
+            other.unwrap_or("missing")
+        ))),
+    }
+}
+
+impl Call {
+    pub(super) async fn put_media(self, headers: &HeaderMap, body: Upload) -> Result<Response<Body>> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let found = self.find_by(text("x-amzn-stream-name"), text("x-amzn-stream-arn"))?;
+        let start = start_ms(headers)?;
+        let wanted = text("x-amzn-fragment-acknowledgment-required") != Some("0");
+        let mut random = [0; 8];
+        // Without randomness two runs look like one, and nothing else is wrong.
+        let _ = getrandom::fill(&mut random);
+        let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start);
+        let turn = self.shared.producers.begin(found.name.key());
+        let room = Room::new(&self.shared);
+        let (acks, parts) = mpsc::channel(ACKS_MAX);
+        let run = Run { call: self, found, demuxer, room, acks, wanted, timecode: None, first: None };
+        tokio::spawn(Box::pin(run.take(body, turn)));
+        Ok(coming(KIND, parts))
+    }
+}
+
+/// One connection of a producer.
+struct Run {
+    call: Call,
+    found: Found,
+    demuxer: Demuxer,
+    room: Room,
+    acks: mpsc::Sender<Bytes>,
+    wanted: bool,
+    /// Of the newest cluster.
+    timecode: Option<i64>,
+    /// The first stored fragment of a cluster.
+    first: Option<SequenceNumber>,
+}
+
+impl Run {
+    async fn take(mut self, mut body: Upload, turn: watch::Receiver<bool>) {
+        let ended = match timeout(CONNECTION, self.read(&mut body, turn)).await {
+            Ok(ended) => ended,
+            Err(_) => Err(CONNECTION_ERROR),
+        };
+        if let Err((id, code)) = ended {
+            let mut told = json!({ "EventType": "ERROR", "ErrorId": id, "ErrorCode": code });
+            if let Some(timecode) = self.timecode {
+                told["FragmentTimecode"] = timecode.into();
+            }
+            // One who does not read is not waited for.
+            let _ = timeout(FAREWELL, self.acks.send(Bytes::from(told.to_string() + "\n"))).await;
+        }
+    }
+
+    async fn read(&mut self, body: &mut Upload, mut turn: watch::Receiver<bool>) -> Ended {
+        let (mut told, mut idles) = (Vec::new(), 0);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                _ = turn.wait_for(|over| *over) => return Err(READ_ERROR),
+                frame = timeout(IDLE, body.frame()) => frame,
+            };
+            let data = match frame {
+                Err(_) => {
+                    idles += 1;
+                    if idles >= IDLES_MAX {
+                        return Err(READ_ERROR);
+                    }
+                    self.tell(json!({ "EventType": "IDLE" }));
+                    continue;
+                }
+                Ok(None) => break,
+                // What was not whole comes again: its producer was not told that it is kept.
+                Ok(Some(Err(_))) => return Err(READ_ERROR),
+                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            };
+            idles = 0;
+            self.room.hold(self.demuxer.held_bytes() + data.len()).await;
+            let pushed = self.demuxer.push_told(&data, &mut told);
+            self.keep(&mut told).await?;
+            pushed.map_err(|error| of_video(&error))?;
+        }
+        let finished = self.demuxer.finish_told(&mut told);
+        self.keep(&mut told).await?;
+        finished.map_err(|error| of_video(&error))
+    }
+
+    async fn keep(&mut self, told: &mut Vec<Told>) -> Ended {
+        for told in told.drain(..) {
+            match told {
+                Told::Begun(timecode) => {
+                    if self.timecode.is_some_and(|before| timecode < before) {
+                        return Err(TIMECODE_ERROR);
+                    }
+                    self.timecode = Some(timecode);
+                    self.tell(json!({ "EventType": "BUFFERING", "FragmentTimecode": timecode }));
+                }
+                Told::Cut(cut) => {
+                    let number = self.store(&cut).await?;
+                    self.first.get_or_insert(number);
+                }
+                Told::Ended(timecode) => {
+                    // A cluster without frames is nothing that could be kept.
+                    let Some(number) = self.first.take().map(fragment_number) else { continue };
+                    for event in ["RECEIVED", "PERSISTED"] {
+                        self.tell(json!({
+                            "EventType": event, "FragmentTimecode": timecode, "FragmentNumber": number,
+                        }));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns once it is durable.
+    async fn store(&mut self, cut: &Cut) -> std::result::Result<SequenceNumber, (u32, &'static str)> {
+        loop {
+            let service = &self.call.shared.service;
+            let kept = service.put_fragment(&self.call.caller.principal, &self.found.name, cut).await;
+            match kept.map_err(|_| INTERNAL_ERROR)? {
+                Kept::Stored(number) | Kept::Again(number) => return Ok(number),
+                Kept::Later(ms) => tokio::time::sleep(Duration::from_millis(u64::from(ms))).await,
+            }
+        }
+    }
+
+    fn tell(&self, event: serde_json::Value) {
+        if self.wanted {
+            // Whoever wants every one reads as they come.
+            let _ = self.acks.try_send(Bytes::from(event.to_string() + "\n"));
+        }
+    }
+}
