@@ -181,16 +181,16 @@ def streams_are_listed_by_their_names_and_pages():
 
 @case
 def tags_are_put_taken_and_listed():
-    make("tags", Tags={"a": "1"})
-    arn = kv.describe_stream(StreamName="tags")["StreamInfo"]["StreamARN"]
-    kv.tag_stream(StreamName="tags", Tags={"b": "2"})
+    make("video-tags", Tags={"a": "1"})
+    arn = kv.describe_stream(StreamName="video-tags")["StreamInfo"]["StreamARN"]
+    kv.tag_stream(StreamName="video-tags", Tags={"b": "2"})
     kv.tag_resource(ResourceARN=arn, Tags=[{"Key": "c", "Value": "3"}])
     assert kv.list_tags_for_stream(StreamARN=arn)["Tags"] == {"a": "1", "b": "2", "c": "3"}
-    kv.untag_stream(StreamName="tags", TagKeyList=["a"])
+    kv.untag_stream(StreamName="video-tags", TagKeyList=["a"])
     kv.untag_resource(ResourceARN=arn, TagKeyList=["b", "x"])
     assert kv.list_tags_for_resource(ResourceARN=arn)["Tags"] == {"c": "3"}
     many = {f"k{n}": "" for n in range(50)}
-    refused("TagsPerResourceExceededLimitException", kv.tag_stream, StreamName="tags", Tags=many)
+    refused("TagsPerResourceExceededLimitException", kv.tag_stream, StreamName="video-tags", Tags=many)
 
 
 @case
