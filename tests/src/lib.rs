@@ -5,7 +5,9 @@
 
 pub mod bench;
 pub mod clock;
+pub mod decoders;
 pub mod demo;
 pub mod harness;
+pub mod hot;
 pub mod kinesis_bench;
 pub mod world;

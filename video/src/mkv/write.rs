@@ -11,8 +11,8 @@ use crate::fragment::{Config, Frame};
 
 const EBML_VERSION: u32 = 0x4286;
 const EBML_READ_VERSION: u32 = 0x42f7;
-const EBML_MAX_ID: u32 = 0x42f2;
-const EBML_MAX_SIZE: u32 = 0x42f3;
+const EBML_ID_LENGTH: u32 = 0x42f2;
+const EBML_SIZE_LENGTH: u32 = 0x42f3;
 const DOC_TYPE_VERSION: u32 = 0x4287;
 const DOC_TYPE_READ_VERSION: u32 = 0x4285;
 const MUXING_APP: u32 = 0x4d80;
@@ -63,7 +63,9 @@ pub fn head(config: &Config) -> Result<Vec<u8>, VideoError> {
         Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
     let mut out = Vec::new();
     nested(u32::from_be_bytes(MAGIC), &mut out, |out| {
-        for (id, value) in [(EBML_VERSION, 1), (EBML_READ_VERSION, 1), (EBML_MAX_ID, 4), (EBML_MAX_SIZE, 8)] {
+        for (id, value) in
+            [(EBML_VERSION, 1), (EBML_READ_VERSION, 1), (EBML_ID_LENGTH, 4), (EBML_SIZE_LENGTH, 8)]
+        {
             put_uint(id, value, out);
         }
         put(id::DOC_TYPE, b"matroska", out);

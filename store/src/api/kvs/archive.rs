@@ -11,6 +11,7 @@ use super::{Body, Call, Result, as_json, invalid, refusal};
 use crate::service::video::{At, Stored};
 
 const LIST_DEFAULT: i64 = 100;
+/// Fragments of one answer.
 const LIST_MAX: i64 = 1000;
 const STEP: usize = 256;
 /// A clip has no more fragments ...

@@ -13,8 +13,10 @@ use super::arn::{fragment_number, read_fragment_number};
 use super::{Body, Call, Result, coming, invalid};
 use crate::service::video::{At, Whole};
 
+/// Parts that wait for a client that reads slowly.
 const PARTS_WAITING_MAX: usize = 4;
 const PIECE_BYTES: usize = 256 << 10;
+/// Fragments that one request names.
 const LIST_MAX: usize = 1000;
 const KIND: &str = "video/x-matroska";
 

@@ -13,10 +13,12 @@ use super::get::time_of;
 use super::{Body, Call, Result, as_json, invalid};
 use crate::service::video::{At, Whole};
 
+/// Pictures of one answer.
 const LIST_MAX: i64 = 100;
 const LIST_DEFAULT: i64 = 25;
 /// Milliseconds between pictures: at least, if nothing is said, at most.
 const INTERVAL: (i64, i64, i64) = (200, 3000, 20_000);
+/// Pictures of one request are from at most so long a time.
 const SPAN_MS_MAX: u64 = 300_000;
 
 /// What is asked for.

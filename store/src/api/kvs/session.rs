@@ -8,6 +8,7 @@ use super::{Body, Call, Result, as_json, invalid, refusal};
 
 /// Seconds.
 const EXPIRES: (i64, i64, i64) = (300, 300, 43_200);
+/// Fragments of one playlist.
 const FRAGMENTS_MAX: i64 = 5000;
 
 impl Call {

@@ -14,6 +14,7 @@ use crate::service::records::Sketch;
 const HOUR_MS: u64 = 3_600_000;
 /// Ten years.
 const HOURS_MAX: i64 = 87_600;
+/// Streams of one answer.
 const LIST_MAX: i64 = 10_000;
 const APIS: [&str; 9] = [
     "PUT_MEDIA",

@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use super::{Body, Call, Result, as_json, invalid, refusal};
 
+/// Tags of one stream.
 const TAGS_MAX: usize = 50;
+/// A tag's key has at most so many characters.
 const KEY_CHARS_MAX: usize = 128;
+/// A tag's value has at most so many characters.
 const VALUE_CHARS_MAX: usize = 256;
 
 type Tags = BTreeMap<String, String>;
