@@ -134,3 +134,28 @@ fn a_damaged_spool_goes_on_with_new_lanes_and_says_what_is_lost() {
     assert_eq!(spool.state().ledger.by_reason["spool_damaged"], 1);
     assert_eq!(spool.state().streams[&name().key()].generation, 1, "no number can be used twice");
 }
+
+#[test]
+fn what_is_noted_about_dropped_batches_is_bounded_however_long_the_store_is_away() {
+    let disk = MemoryDisk::new(1);
+    let settings = Settings { max_bytes: 64 << 10, ..SETTINGS };
+    let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
+    let (mut spool, _) = Spool::open(shared, DirName::new("log").unwrap(), settings, 7).unwrap();
+    let lane = LaneId { stream: name().key(), lane: 0 };
+    let mut batcher = Batcher::new(&[BatchSettings::default()], 1 << 20);
+    for n in 1..=20_000u64 {
+        batcher.push(0, lane, "k", UnixMs(1), b"dropped", Mono::ZERO).unwrap();
+        let mut update = CursorUpdate { streams: vec![StreamMap::unknown(name())], ..Default::default() };
+        update.cursors.insert("source".into(), Some(n.to_string()));
+        let frames = batcher.take(0, Vec::new()).frames;
+        spool.drop_newest(&frames, update).unwrap();
+        assert_eq!(spool.state().ledger.by_reason["spool_full"], n);
+    }
+    assert!(spool.bytes() < (64 << 10) + (1 << 20) + (16 << 10), "{}", spool.bytes());
+    spool.sync().unwrap();
+    drop(spool);
+    // A crash goes back to what was noted, cursor and ledger together.
+    let spool = open(&disk.crash(Crash::DropUnsynced));
+    let cursor: u64 = spool.state().cursors["source"].parse().unwrap();
+    assert_eq!(spool.state().ledger.by_reason["spool_full"], cursor);
+}

@@ -118,6 +118,24 @@ impl Compressor {
     }
 }
 
+/// A byte of an LZ4 block stands for at most so many.
+const LZ4_RATIO_MAX: usize = 255;
+
+/// What can't come to the length that it says is refused before anything is allocated for it: a few bytes should not cost
+/// ten MiB of cleared memory.
+fn refuse_lie(codec: Codec, stored: &[u8], raw_len: usize) -> Result<(), CompressError> {
+    let got = match codec {
+        Codec::None => return Ok(()),
+        Codec::Lz4 => raw_len.min(stored.len().saturating_mul(LZ4_RATIO_MAX)),
+        // Its own header may say it; where it does not, unpacking tells.
+        Codec::Zstd => match zstd::zstd_safe::get_frame_content_size(stored) {
+            Ok(Some(says)) => usize::try_from(says).unwrap_or(usize::MAX),
+            _ => return Ok(()),
+        },
+    };
+    if got == raw_len { Ok(()) } else { Err(CompressError::WrongLength { codec, want: raw_len, got }) }
+}
+
 /// Decodes a payload into `out` (cleared first), which must come to exactly `raw_len` bytes. The caller has
 /// bounded `raw_len`; a bomb fails as too long without being unpacked further.
 ///
@@ -131,6 +149,7 @@ pub fn decompress(
 ) -> Result<(), CompressError> {
     let corrupt = |why: String| CompressError::Corrupt { codec, why };
     out.clear();
+    refuse_lie(codec, stored, raw_len)?;
     let got = match codec {
         Codec::None => {
             if stored.len() == raw_len {

@@ -396,3 +396,26 @@ async fn a_store_on_a_full_disk_refuses_what_grows_for_now_and_serves_what_it_ha
     assert_eq!(rig.read_all(0).await, ["one"]);
     rig.service.delete_stream(&admin(), &rig.name).await.unwrap();
 }
+
+#[tokio::test]
+async fn more_producers_than_are_kept_at_hand_are_let_in_and_an_older_epoch_still_stores_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    stored(&rig.append(1, &[("k", "one")]).await);
+    rig.service.begin_session(&admin(), Some(Producer { epoch: 2, ..PRODUCER })).unwrap();
+    let newer = rig.service.begin_session(&admin(), Some(Producer { epoch: 2, ..PRODUCER })).unwrap();
+    let frame = rig.frame(2, &[("k", "two")]);
+    rig.service.append(&newer, &frame, &rig.acks.0).unwrap();
+    stored(&rig.acks.1.recv().await.unwrap().outcome);
+    // The memory of epochs is full and begins anew.
+    for id in 0..100_001u128 {
+        rig.service.begin_session(&admin(), Some(Producer { id: 1_000_000 + id, epoch: 1 })).unwrap();
+    }
+    // What it has forgotten, the log has not.
+    let old = rig.service.begin_session(&admin(), Some(PRODUCER)).unwrap();
+    let frame = rig.frame(3, &[("k", "three")]);
+    rig.service.append(&old, &frame, &rig.acks.0).unwrap();
+    let outcome = rig.acks.1.recv().await.unwrap().outcome;
+    assert!(!matches!(outcome, Outcome::Stored { .. }), "{outcome:?}");
+}

@@ -2,7 +2,7 @@
 //! full) ends the program at once, with a reason and without another acknowledgement; what a cut leaves on the device holds
 //! everything that was acknowledged. Real processes; file systems in images. Needs root.
 //!
-//! `KINESIN_POWER_CYCLES` says how often the power goes for each file system (25).
+//! `KINESIN_POWER_CYCLES` says how often the power goes for each file system (50).
 
 use std::ffi::OsStr;
 use std::io;
@@ -254,7 +254,7 @@ async fn cut_the_power(kind: &str, mib: u64) {
     store.command(&["stream", "create", "logs", "--rate", "off"]).unwrap();
     let acked = Arc::new(Mutex::new(Vec::new()));
     let load = tokio::spawn(put_for_ever(Target::of_data_dir(&store.data).unwrap(), Arc::clone(&acked)));
-    let cycles = std::env::var("KINESIN_POWER_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
+    let cycles = std::env::var("KINESIN_POWER_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let mut rng = Rng::new(11);
     for cycle in 0..cycles {
         tokio::time::sleep(Duration::from_millis(rng.between(20, 250))).await;

@@ -13,3 +13,4 @@ mod load;
 mod namespaces;
 mod network;
 mod overload;
+mod reshard;

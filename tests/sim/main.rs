@@ -50,6 +50,16 @@ fn every_promise_holds_in_every_history() {
 }
 
 #[test]
+fn ten_minutes_of_splits_merges_retention_and_readers_break_no_promise() {
+    for seed in 0..number("SIM_RESHARD_SEEDS").unwrap_or(4) {
+        let report = run(&Scenario::resharding(seed, seed % 2 == 1), false);
+        assert_eq!(report.violation, None, "seed {seed}");
+        assert!(report.reshards > 400, "seed {seed}: {} splits and merges", report.reshards);
+        assert_eq!(report.store_crashes > 10, seed % 2 == 1, "seed {seed}: {} crashes", report.store_crashes);
+    }
+}
+
+#[test]
 fn the_same_seed_is_the_same_history() {
     for seed in 0..20 {
         let scenario = Scenario::new(seed, None);

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod clock;
+pub mod decoders;
 pub mod demo;
 pub mod harness;
 pub mod kinesis_bench;

@@ -2,6 +2,7 @@
 //!
 //! Rules are rows of tables; each says why. A rule that is in the way is changed here, with its reason, and not evaded.
 
+mod bounds;
 mod licences;
 mod source;
 

@@ -24,7 +24,8 @@ pub(crate) fn files() -> impl Iterator<Item = File> {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
             let kind = entry.file_type().expect("a file's type");
-            let anywhere = [".git", ".venv", ".work", "target", "fixtures", "node_modules", "Cargo.lock"];
+            let anywhere =
+                [".git", ".venv", ".work", "target", "fixtures", "corpus", "node_modules", "Cargo.lock"];
             // What somebody who follows the README at the top level leaves there.
             let at_the_top =
                 ["data", "spool", "logs"].contains(&name.as_ref()) || name.starts_with("target-");

@@ -5,6 +5,7 @@ use mp4_atom::{Codec, Decode, FourCC, Moov};
 
 use crate::VideoError;
 use crate::fragment::Config;
+use crate::tree;
 
 /// What a track carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +66,14 @@ pub fn kind(handler: FourCC) -> TrackKind {
 /// # Errors
 /// When the configuration is no `moov`.
 pub fn tracks(config: &Config) -> Result<Vec<Track>, VideoError> {
-    let moov =
-        Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
-    Ok(tracks_of(&moov))
+    Ok(tracks_of(&moov_of(config)?))
+}
+
+/// The `moov` of a configuration. Anybody may have written it: its boxes are checked first.
+pub(crate) fn moov_of(config: &Config) -> Result<Moov, VideoError> {
+    let bad = VideoError::Head("its configuration is no moov");
+    tree::check(config.moov(), 0).map_err(|_| bad.clone())?;
+    Moov::decode(&mut config.moov()).map_err(|_| bad)
 }
 
 /// The tracks of a `moov`.

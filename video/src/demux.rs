@@ -9,7 +9,7 @@ use crate::VideoError;
 use crate::codec::{TrackKind, kind, tracks_of};
 use crate::cut::{Cut, Cutter, Sample};
 use crate::fragment::Config;
-use crate::limit::{CONFIG_BYTES_MAX, MDAT_BYTES_MAX, MOOF_BYTES_MAX, TRACKS_MAX};
+use crate::limit::{CONFIG_BYTES_MAX, MDAT_BYTES_MAX, MOOF_BYTES_MAX, MOOF_FRAMES_MAX, TRACKS_MAX};
 use crate::tree;
 
 /// A sample that can't be decoded alone (ISO/IEC 14496-12, `sample_flags`).
@@ -250,8 +250,9 @@ impl Demuxer {
                 if let Some(offset) = run.data_offset {
                     at = base.saturating_add_signed(i64::from(offset));
                 }
-                if run.samples.len() > MDAT_BYTES_MAX / 16 {
-                    let why = format!("{} frames in one moof", run.samples.len());
+                let frames = places.len() + run.samples.len();
+                if frames > MOOF_FRAMES_MAX {
+                    let why = format!("{frames} frames in one moof, at most {MOOF_FRAMES_MAX} are taken");
                     return Err(VideoError::Invalid { at: moof_at, why });
                 }
                 for entry in run.samples.iter() {

@@ -32,6 +32,9 @@ pub const FILM_MOOV_BYTES_MAX: usize = 64 << 20;
 /// What describes frames (`moof`) is never longer: it is held until they are there.
 pub const MOOF_BYTES_MAX: usize = 4 << 20;
 
+/// One `moof` describes at most this many frames: a few bytes may stand for millions that are all alike.
+pub const MOOF_FRAMES_MAX: usize = MOOF_BYTES_MAX / 16;
+
 /// Frames of one `moof` together are never longer: they are held until all of them are there.
 pub const MDAT_BYTES_MAX: usize = 52 << 20;
 

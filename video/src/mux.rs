@@ -1,11 +1,10 @@
 //! Makes containers: the initialization segment of a configuration, and media segments (CMAF) of its frames. The same
 //! frames always make the same bytes, so that a length is known before anything is made, and a range is a range. Pure.
 
-use mp4_atom::{
-    Decode, Encode, FourCC, Ftyp, Mfhd, Moof, Moov, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples,
-};
+use mp4_atom::{Encode, FourCC, Ftyp, Mfhd, Moof, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
 
 use crate::VideoError;
+use crate::codec::moov_of;
 use crate::fragment::{Config, Frame};
 use crate::limit::TRACKS_MAX;
 
@@ -37,9 +36,7 @@ pub fn init(config: &Config) -> Vec<u8> {
 /// # Errors
 /// When the configuration is no `moov`.
 pub fn track_ids(config: &Config) -> Result<Vec<u32>, VideoError> {
-    let moov =
-        Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
-    Ok(moov.trak.iter().map(|trak| trak.tkhd.track_id).collect())
+    Ok(moov_of(config)?.trak.iter().map(|trak| trak.tkhd.track_id).collect())
 }
 
 /// How long [`segment`] of these frames will be.
@@ -110,7 +107,7 @@ fn traf(track_id: u32, frames: &[&Frame], data_at: usize) -> Traf {
 mod tests {
     use std::sync::Arc;
 
-    use mp4_atom::{Audio, Codec, Dops, Mvex, Opus, Trak, Trex};
+    use mp4_atom::{Audio, Codec, Dops, Moov, Mvex, Opus, Trak, Trex};
     use proptest::prelude::*;
     use protocol::time::UnixMs;
 
@@ -118,6 +115,7 @@ mod tests {
     use crate::cut::{Cut, Cutter};
     use crate::demux::Demuxer;
     use crate::fragment::Clock;
+    use crate::limit::MOOF_FRAMES_MAX;
 
     /// Two tracks: one of pictures that nobody can decode, one of sound.
     fn config() -> Config {
@@ -206,6 +204,34 @@ mod tests {
             100,
         );
         Config::new(again[0].fragment.config.moov().to_vec())
+    }
+
+    #[test]
+    fn a_few_bytes_that_stand_for_millions_of_frames_are_refused() {
+        let run = || Trun {
+            data_offset: None,
+            samples: TrunSamples::Inherited { count: MOOF_FRAMES_MAX as u32 / 2 + 1, first_flags: None },
+        };
+        let traf = Traf {
+            tfhd: Tfhd { track_id: 1, ..Tfhd::default() },
+            trun: vec![run(), run()],
+            ..Traf::default()
+        };
+        let moof = Moof { mfhd: Mfhd { sequence_number: 0 }, traf: vec![traf] };
+        let mut bytes = init(&config());
+        moof.encode(&mut bytes).unwrap();
+        bytes.extend_from_slice(&[0, 0, 0, 8]);
+        bytes.extend_from_slice(b"mdat");
+        let mut demuxer = Demuxer::new(Cutter::new(1, UnixMs(0), Clock::Producer));
+        let refused = demuxer.push(&bytes, &mut Vec::new()).unwrap_err().to_string();
+        assert!(refused.contains("frames in one moof"), "{refused}");
+    }
+
+    #[test]
+    fn a_configuration_whose_boxes_have_no_size_is_refused_at_once() {
+        let mut bytes = config().moov().to_vec();
+        bytes[8..12].fill(0);
+        assert!(track_ids(&Config::new(bytes)).is_err());
     }
 
     #[test]

@@ -123,6 +123,12 @@ impl SpoolError {
 /// The file system's last bytes: less than this, and what is only noted is not written down.
 const LAST_BYTES: u64 = 256 << 10;
 
+/// What is noted about dropped batches may take this part of the spool's bound on top of it ...
+const NOTES_PART: u64 = 16;
+
+/// ... and at least this much.
+const NOTES_BYTES_MIN: u64 = 1 << 20;
+
 /// A state that takes less than this part of a segment is written twice at its head ...
 const SPARE_HEAD_PART: u64 = 64;
 
@@ -367,7 +373,20 @@ impl Spool {
             merge(&mut update.losses, self.state.loss_of(&header, "spool_full"));
             rest = rest.get(header.total_len as usize..).unwrap_or_default();
         }
+        if !self.has_room_for_notes() {
+            // Written with the next head. After a crash files are read and counted again; messages that are
+            // acknowledged by now are not: the one case in which the ledger may say too little.
+            self.state.apply_cursor(&update);
+            return Ok(());
+        }
         self.append(&mut Vec::new(), update, &mut Vec::new())
+    }
+
+    /// Notes about what is dropped may take the spool over its bound by this much and no further, however long the store
+    /// is away.
+    fn has_room_for_notes(&self) -> bool {
+        let more = (self.settings.max_bytes / NOTES_PART).max(NOTES_BYTES_MIN);
+        self.bytes() < self.settings.max_bytes.saturating_add(more) && self.has_last_bytes()
     }
 
     /// Makes records of the losses that were not told yet, in the spool like any other batch.

@@ -52,6 +52,7 @@ const fn may(name: &'static str, shape: Shape) -> Member {
     Member { name, shape, required: false }
 }
 
+/// The model says none.
 const NO_MAX: u64 = u64::MAX;
 
 fn is_name(text: &str) -> bool {

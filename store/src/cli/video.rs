@@ -24,6 +24,7 @@ use crate::client::http::{Answer, Upload, ask};
 use crate::config::show_bytes;
 
 const PIECE_BYTES: usize = 256 << 10;
+/// Pieces that were read from the file and not sent yet.
 const PIECES_WAITING_MAX: usize = 4;
 
 #[derive(Debug, Subcommand)]

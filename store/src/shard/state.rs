@@ -309,4 +309,16 @@ mod tests {
             assert_eq!(state.open_shards().filter(|(_, s)| s.range.contains(key)).count(), 1);
         }
     }
+
+    #[test]
+    fn lanes_are_bounded_and_the_one_that_was_silent_longest_goes() {
+        let mut state = StreamState::new(1, UnixMs(0));
+        // Filled directly: to go through all of them for each that is forgotten takes its time.
+        let lane = Lane { epoch: 1, expected: 2, seen: UnixMs(10) };
+        state.lanes = (0..LANES_MAX as u128).map(|producer| ((producer, 0), lane)).collect();
+        state.lanes.insert((5, 0), Lane { seen: UnixMs(9), ..lane });
+        state.advance_lane(u128::MAX, 0, 1, 2, UnixMs(11));
+        assert_eq!(state.lanes.len(), LANES_MAX);
+        assert!(!state.lanes.contains_key(&(5, 0)) && state.lanes.contains_key(&(u128::MAX, 0)));
+    }
 }

@@ -63,6 +63,8 @@ pub struct Report {
     pub events: u64,
     /// How often the store died in it.
     pub store_crashes: u64,
+    /// How often a shard was split, or two were merged.
+    pub reshards: u64,
 }
 
 /// To the store.
@@ -141,6 +143,7 @@ pub struct World {
     times: Rng,
     reads: Rng,
     store_crashes: u64,
+    reshards: u64,
 }
 
 /// Runs the world of a seed to its end.
@@ -153,6 +156,7 @@ pub fn run(scenario: &Scenario, verbose: bool) -> Report {
         hash: world.trace.hash(),
         events: world.trace.events(),
         store_crashes: world.store_crashes,
+        reshards: world.reshards,
     }
 }
 
@@ -197,6 +201,7 @@ impl World {
             times: rng.fork(),
             reads: rng.fork(),
             store_crashes: 0,
+            reshards: 0,
         }
     }
 
@@ -725,6 +730,7 @@ impl World {
             Fault::Reshard => {
                 let now = self.clock();
                 if let Some(done) = self.node.reshard(&mut self.faults, now) {
+                    self.reshards += 1;
                     self.note("reshard", [self.life, 0, 0], || done);
                     self.kick();
                 }

@@ -221,4 +221,38 @@ impl Scenario {
         }
         scenario
     }
+
+    /// Ten minutes of splits and merges, one a second, of records that expire after ten seconds, and of readers; with
+    /// crashes of the store as well, or without any other fault.
+    #[must_use]
+    pub fn resharding(seed: u64, with_crashes: bool) -> Scenario {
+        Scenario {
+            kind: ProducerKind::Agent,
+            producers: 2,
+            keys: 6,
+            lanes: 2,
+            records: 5_000,
+            chaos_ms: 600_000,
+            shards: 2,
+            rate: None,
+            lone: false,
+            record_bytes_max: 4096,
+            segment_bytes: 12_000,
+            pending_max: 1 << 20,
+            retention_ms: 10_000,
+            inflight_max: 4,
+            spool_bytes_max: 1 << 20,
+            store_crash_ms: if with_crashes { 20_000 } else { 0 },
+            producer_crash_ms: 0,
+            reset_ms: if with_crashes { 10_000 } else { 0 },
+            cut_ms: 0,
+            reshard_ms: 1_000,
+            full_ms: 0,
+            full_at_dawn: false,
+            io_error_ms: 0,
+            delay_us: (200, 500),
+            commit_us: (1_000, 4_000),
+            ..Scenario::new(seed, None)
+        }
+    }
 }

@@ -37,9 +37,11 @@ use crate::principal::Principal;
 const BODY_BYTES_MAX: usize = 16 << 20;
 /// A whole body has this long.
 const BODY_TIME: Duration = Duration::from_secs(60);
+/// All headers of a request together.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 /// HTTP/2: a client that says nothing is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// HTTP/2: requests of one connection at the same time.
 const STREAMS_MAX: u32 = 256;
 /// What a body whose length is not said takes of the memory for bodies until it is there.
 const UNKNOWN_BYTES: usize = 1 << 20;

@@ -28,6 +28,7 @@ pub(super) const BYTES_MAX: usize = 10 << 20;
 const PIECE_BYTES: usize = 256 << 10;
 /// Parts that wait for a client that reads slowly.
 const PIECES_WAITING_MAX: usize = 1;
+/// Records of one answer.
 const RECORDS_MAX: i64 = 10_000;
 const THROTTLED: &str = "ProvisionedThroughputExceededException";
 

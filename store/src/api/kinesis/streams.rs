@@ -16,6 +16,7 @@ use crate::shard::state::Shard;
 
 /// Shards of an account.
 pub(super) const SHARDS_MAX: usize = 20_000;
+/// Streams of an account in on-demand mode.
 const ON_DEMAND_MAX: usize = 50;
 /// What a stream gets whose owner does not say.
 const SHARDS_DEFAULT: u32 = 4;

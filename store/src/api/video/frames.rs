@@ -16,11 +16,13 @@ use super::{Body, Call, Failure, Result, as_json, bad, coming, failure, not_foun
 use crate::service::video::{At, Stored, Whole};
 
 const COUNT_DEFAULT: u64 = 100;
+/// Frames of one list.
 const COUNT_MAX: u64 = 100_000;
 /// Fragments of one list.
 pub(super) const FRAGMENTS_MAX: usize = 5000;
 /// Fragments that are looked at together.
 const STEP: usize = 256;
+/// Frames that wait for a client that does not read.
 const PARTS_WAITING_MAX: usize = 16;
 const BOUNDARY: &str = "kinesin-frame";
 /// A group of pictures that goes over more fragments is not put together.

@@ -15,6 +15,7 @@ use super::{Body, Result, bad, failure, set, whole};
 
 /// One picture takes at most this long.
 const TIME_MAX: Duration = Duration::from_secs(20);
+/// Pixels across: an ultra HD picture as it is.
 const WIDTH_MAX: u64 = 3840;
 /// Pictures that are made at the same time: each is a process.
 static AT_ONCE: Semaphore = Semaphore::const_new(2);

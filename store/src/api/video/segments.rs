@@ -16,6 +16,7 @@ use super::{Body, Call, Result, coming, failure, not_found, set, whole};
 use crate::service::video::{Stored, Whole};
 
 const IMMUTABLE: &str = "private, max-age=31536000, immutable";
+/// Pieces that wait for a client that does not read.
 const PIECES_WAITING_MAX: usize = 4;
 const PIECE_BYTES: usize = 256 << 10;
 

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 
 /// Different batches of a writer, each with a partition key of its own, as long as they are small.
 const VARIANTS: u64 = 16;
+/// Larger batches of a writer are the same one again and again.
 const VARIANTS_BYTES_MAX: u64 = 1 << 20;
 /// Latencies from a microsecond to a minute, three digits.
 const LATENCY_MAX_US: u64 = 60_000_000;

@@ -1,0 +1,305 @@
+//! Everything that turns bytes from outside into values, each behind one function that takes any bytes at all: fed by the
+//! fuzzer (`tests/fuzz`) and by the `decoders` suite. A new parser is one more line in [`TARGETS`].
+//!
+//! Where a checksum stands before the parser, it is put right here, or nothing would ever get past it. What is read is
+//! written again where that can be done, and must come out the same.
+
+use std::path::Path;
+
+use agent::Config;
+use agent::spool::{CursorUpdate, DeliveredUpdate, State};
+use md5::{Digest, Md5};
+use protocol::batch::Batch;
+use protocol::compress::Codec;
+use protocol::frame::{Frame, HEADER_BYTES, Header};
+use protocol::kinesis::arn::Arn;
+use protocol::kinesis::iterator::ShardIterator;
+use protocol::kinesis::number::Number;
+use protocol::kinesis::{cbor, json};
+use protocol::limit::MESSAGE_BYTES_MAX;
+use protocol::name::StreamName;
+use protocol::native::call::{Call, Goodbye, Hello, Reply, StreamInfo, Welcome};
+use protocol::native::message::{Ack, Message, ReadHead, Type};
+use protocol::native::url::StoreUrl;
+use protocol::time::UnixMs;
+use protocol::{kpl, sigv4};
+use store::catalog::{CatalogState, Change};
+use store::closed::Closed;
+use store::log::index::SegmentIndex;
+use store::shard::state::StreamState;
+use video::cut::{Cut, Cutter};
+use video::demux::Demuxer;
+use video::fragment::{Clock, Config as VideoConfig, Fragment};
+use video::{codec, limit, mux};
+
+/// A decoder, behind a function that takes anything.
+pub type Target = fn(&[u8]);
+
+/// All of them, by name.
+pub const TARGETS: [(&str, Target); 15] = [
+    ("frame", frame),
+    ("batch", batch),
+    ("message", message),
+    ("catalog", catalog),
+    ("stream_state", stream_state),
+    ("index", index),
+    ("spool", spool),
+    ("kpl", kpl_record),
+    ("kinesis", kinesis),
+    ("signature", signature),
+    ("words", words),
+    ("config", config),
+    ("video_demux", video_demux),
+    ("video_fragment", video_fragment),
+    ("video_codec", video_codec),
+];
+
+/// Feeds a decoder.
+///
+/// # Panics
+/// When there is none of this name; and when the decoder has a defect, which is what it is fed for.
+pub fn run(target: &str, bytes: &[u8]) {
+    let (_, decode) = TARGETS.iter().find(|(name, _)| *name == target).expect("a decoder of this name");
+    decode(bytes);
+}
+
+fn frame(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok((frame, after)) = Frame::parse_first(rest) {
+        assert_eq!(frame.header.encode(), rest[..HEADER_BYTES], "what is read is what was written");
+        let _ = Batch::new().open(&frame.header, frame.payload);
+        assert!(after.len() < rest.len());
+        rest = after;
+    }
+    let _ = Header::parse(bytes);
+}
+
+/// The first 13 bytes choose what the header says, the rest is the payload.
+fn batch(bytes: &[u8]) {
+    let Some((says, payload)) = bytes.split_at_checked(13) else { return };
+    let number = |at: usize| u32::from_le_bytes([says[at], says[at + 1], says[at + 2], says[at + 3]]);
+    let header = Header {
+        codec: [Codec::None, Codec::Lz4, Codec::Zstd][usize::from(says[0]) % 3],
+        total_len: u32::try_from(HEADER_BYTES + payload.len()).unwrap_or(u32::MAX),
+        raw_len: number(1),
+        record_count: number(5),
+        user_bytes: number(9),
+        ..Header::default()
+    };
+    // Its bounds are checked there.
+    let Ok(header) = Header::parse(&header.encode()) else { return };
+    let mut batch = Batch::new();
+    if batch.open(&header, payload).is_ok() {
+        let sum: usize = batch.records().map(|record| record.data.len() + record.partition_key.len()).sum();
+        assert_eq!(batch.records().count(), header.record_count as usize);
+        assert!(sum <= header.raw_len as usize * 64, "keys may be shared, and not without end");
+    }
+}
+
+fn message(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some((message, len))) = Message::parse(rest, MESSAGE_BYTES_MAX) {
+        one_message(&message);
+        rest = &rest[len..];
+    }
+}
+
+fn one_message(message: &Message<'_>) {
+    match message.kind {
+        Type::Ack => {
+            if let Ok(ack) = Ack::parse(message.body) {
+                let mut again = Vec::new();
+                ack.put(&mut again);
+                let parsed = Message::parse(&again, MESSAGE_BYTES_MAX);
+                let Ok(Some((again, _))) = parsed else { panic!("an ack that can't be read again: {ack:?}") };
+                assert_eq!(Ack::parse(again.body).as_ref(), Ok(&ack));
+            }
+        }
+        Type::Batches => drop(ReadHead::parse(message.body)),
+        Type::Append => frame(message.body),
+        _ => {
+            let _ = message.call::<Call>();
+            let _ = message.call::<Reply>();
+            let _ = message.json::<Hello>();
+            let _ = message.json::<Welcome>();
+            let _ = message.json::<Goodbye>();
+            let _ = message.json::<StreamInfo>();
+        }
+    }
+}
+
+fn catalog(bytes: &[u8]) {
+    let mut state = serde_json::from_slice::<CatalogState>(bytes).unwrap_or_default();
+    if let Ok(change) = serde_json::from_slice::<Change>(bytes) {
+        state.apply(&change);
+        let again = serde_json::to_vec(&change).expect("it was JSON before");
+        assert_eq!(serde_json::from_slice::<Change>(&again).ok(), Some(change));
+    }
+    let again = serde_json::to_vec(&state).expect("names and numbers");
+    assert_eq!(serde_json::from_slice::<CatalogState>(&again).ok(), Some(state));
+    let _ = Closed::decode(bytes);
+    let text = [bytes, format!("crc32c {:08x}\n", crc32c::crc32c(bytes)).as_bytes()].concat();
+    if let Some(closed) = Closed::decode(&text) {
+        assert_eq!(Closed::decode(&closed.encode()), Some(closed));
+    }
+}
+
+fn stream_state(bytes: &[u8]) {
+    let Ok(mut state) = StreamState::decode(bytes) else { return };
+    let mut again = Vec::new();
+    state.encode(&mut again);
+    assert_eq!(StreamState::decode(&again).as_ref(), Ok(&state));
+    let _ = state.apply_reshard(bytes);
+}
+
+fn index(bytes: &[u8]) {
+    let _ = SegmentIndex::decode(bytes);
+    let sum = crc32c::crc32c(bytes);
+    let whole = [b"KIDX", &sum.to_le_bytes()[..], bytes].concat();
+    if let Ok(index) = SegmentIndex::decode(&whole) {
+        assert_eq!(SegmentIndex::decode(&index.encode()).as_ref(), Ok(&index));
+    }
+}
+
+fn spool(bytes: &[u8]) {
+    if let Some(state) = State::decode(bytes) {
+        // What is history is left out, so it is not the same; but it can be read.
+        assert!(State::decode(&state.encode()).is_some());
+    }
+    let _ = serde_json::from_slice::<CursorUpdate>(bytes);
+    if let Ok(mut update) = serde_json::from_slice::<DeliveredUpdate>(bytes) {
+        update.merge(update.clone());
+    }
+}
+
+fn kpl_record(bytes: &[u8]) {
+    let _ = kpl::open(bytes);
+    let whole = [&kpl::MAGIC[..], bytes, &Md5::digest(bytes)[..]].concat();
+    for record in kpl::open(&whole).unwrap_or_default() {
+        assert!(record.data.len() <= bytes.len());
+    }
+}
+
+fn kinesis(bytes: &[u8]) {
+    let _ = json::read(bytes);
+    let _ = cbor::read(bytes);
+}
+
+/// Lines: method, path, query, and headers with a colon.
+fn signature(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let mut lines = text.lines();
+    let (method, path, query) = (lines.next(), lines.next(), lines.next());
+    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+    let request = sigv4::Request {
+        method: method.unwrap_or_default(),
+        path: path.unwrap_or_default(),
+        query: query.unwrap_or_default(),
+        headers: &headers,
+        body: &[],
+    };
+    let _ = sigv4::Claim::read(&request);
+}
+
+fn words(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = StoreUrl::parse(text);
+    let _ = Arn::parse(text);
+    let _ = ShardIterator::parse(text);
+    let _ = Number::parse(text);
+    if let Ok(name) = StreamName::new(text) {
+        assert_eq!(name.as_str(), text);
+    }
+    let _ = agent::config::Size::parse(text);
+}
+
+fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(error) = Config::parse(text, "agent.toml", Path::new("/")) {
+        assert!(error.to_string().starts_with("agent.toml"), "{error}");
+    }
+}
+
+/// The first byte says in pieces of how many bytes the rest comes. What comes out is made into MP4 again, and that is
+/// taken apart into as many bytes.
+fn video_demux(bytes: &[u8]) {
+    let Some((piece, rest)) = bytes.split_first() else { return };
+    let cuts = demuxed(rest, usize::from(*piece) + 1);
+    // How it comes makes no difference.
+    assert_eq!(cuts, demuxed(rest, rest.len().max(1)));
+    for cut in &cuts {
+        assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
+        let head = cut.fragment.head();
+        let sizes: Vec<u32> = cut.fragment.frames.iter().map(|frame| frame.size).collect();
+        let read = read_head(&head, sizes, cut.fragment.producer_time);
+        assert_eq!(read.as_ref(), Some(&cut.fragment), "what is written can be read");
+        told(&cut.fragment, &cut.data);
+    }
+}
+
+fn demuxed(bytes: &[u8], piece: usize) -> Vec<Cut> {
+    let mut demuxer = Demuxer::new(Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival));
+    let mut cuts = Vec::new();
+    for piece in bytes.chunks(piece) {
+        if demuxer.push(piece, &mut cuts).is_err() {
+            break;
+        }
+    }
+    let _ = demuxer.finish(&mut cuts);
+    cuts
+}
+
+fn read_head(head: &[u8], mut sizes: Vec<u32>, time: UnixMs) -> Option<Fragment> {
+    if let Some(first) = sizes.first_mut() {
+        *first = first.saturating_add(head.len() as u32);
+    }
+    Fragment::read(head, &sizes, time).ok().map(|(fragment, _)| fragment)
+}
+
+/// All that is ever asked of a fragment that was read.
+fn told(fragment: &Fragment, data: &[u8]) {
+    let _ = (fragment.starts_with_key(), fragment.duration(0));
+    let Ok(tracks) = codec::tracks(&fragment.config) else { return };
+    let ids = mux::track_ids(&fragment.config).expect("it has tracks");
+    assert!(mux::init(&fragment.config).len() > fragment.config.moov().len());
+    let mut rest = data;
+    let mut frames = Vec::new();
+    for frame in &fragment.frames {
+        let (bytes, after) = rest.split_at((frame.size as usize).min(rest.len()));
+        rest = after;
+        if let Some(track) = tracks.get(usize::from(frame.track)) {
+            assert!(track.annexb(bytes, false).len() <= bytes.len() * 5 + 8);
+        }
+        frames.push(bytes);
+    }
+    if frames.iter().zip(&fragment.frames).all(|(bytes, frame)| bytes.len() == frame.size as usize) {
+        let made = mux::segment(1, &ids, &fragment.frames, &frames).map(|made| made.len() as u64);
+        let of_tracks = fragment.frames.iter().all(|frame| usize::from(frame.track) < ids.len());
+        assert!(!of_tracks || made == Ok(mux::segment_bytes(&fragment.frames)), "{made:?}");
+    }
+}
+
+/// The head of a fragment without magic, length and checksum; before it two bytes, how many records there are, and how
+/// long those after the first.
+fn video_fragment(bytes: &[u8]) {
+    let Some((says, body)) = bytes.split_at_checked(2) else { return };
+    let sum = crc32c::crc32c(body);
+    let head = [b"KVF1", &(body.len() as u32).to_le_bytes()[..], &sum.to_le_bytes()[..], body].concat();
+    let sizes = vec![u32::from(says[1]); usize::from(says[0])];
+    let _ = Fragment::read(body, &sizes, UnixMs(1));
+    let Some(fragment) = read_head(&head, sizes.clone(), UnixMs(1)) else { return };
+    let again = read_head(&fragment.head(), sizes, UnixMs(1));
+    assert_eq!(again.as_ref(), Some(&fragment), "what is read can be written");
+    told(&fragment, &[]);
+}
+
+/// A configuration, and the same bytes as a frame of its tracks.
+fn video_codec(bytes: &[u8]) {
+    let config = VideoConfig::new(bytes[..bytes.len().min(limit::CONFIG_BYTES_MAX)].to_vec());
+    for track in codec::tracks(&config).unwrap_or_default() {
+        let sets: usize = track.parameter_sets.iter().map(|set| set.len() + 4).sum();
+        assert!(sets <= bytes.len() * 5, "parameter sets are in the configuration");
+        assert!(track.annexb(bytes, true).len() <= sets + bytes.len() * 5 + 8);
+    }
+    let _ = mux::track_ids(&config);
+}
