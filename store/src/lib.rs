@@ -19,3 +19,4 @@ pub mod retain;
 pub mod scale;
 pub mod service;
 pub mod shard;
+pub mod yardstick;

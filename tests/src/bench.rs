@@ -18,6 +18,9 @@ use crate::clock;
 use crate::harness::corpus::{Corpus, write_log};
 use crate::harness::process::{AgentProcess, StoreProcess};
 
+pub mod engine;
+mod load;
+
 /// How long any part may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -37,6 +40,8 @@ pub struct Plan {
     pub generated: bool,
     /// Lines for the latency.
     pub latency_lines: u64,
+    /// How long each round of a comparison takes.
+    pub seconds: u64,
 }
 
 struct Rig {
@@ -47,11 +52,15 @@ struct Rig {
 
 impl Rig {
     async fn start(dir: &Path) -> io::Result<Rig> {
+        Rig::start_with(dir, &[]).await
+    }
+
+    async fn start_with(dir: &Path, words: &[&str]) -> io::Result<Rig> {
         if dir.exists() {
             std::fs::remove_dir_all(dir)?;
         }
         std::fs::create_dir_all(dir.join("logs"))?;
-        let store = StoreProcess::start(dir, &[]).await?;
+        let store = StoreProcess::start(dir, words).await?;
         let client = store.client().await?;
         let name = StreamName::new("logs").map_err(io::Error::other)?;
         let config = StreamConfig { shard_rate: None, ..StreamConfig::default() };

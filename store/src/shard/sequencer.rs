@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::batch::{Batch, BatchBuilder};
+use protocol::batch::{Batch, BatchBuilder, Record};
 use protocol::bucket::{ShardBucket, ShardRate};
 use protocol::compress::{Codec, Compressor};
 use protocol::frame::{HEADER_BYTES, Header, Kind};
@@ -205,7 +205,7 @@ impl Sequencer {
             Some((shard, _)) if shares.len() == 1 && refused.is_empty() => {
                 vec![self.put_whole(*shard, header, payload, now, group)]
             }
-            _ => self.put_parts(&shares, header, batch, &refused, now, group),
+            _ => self.put_parts(header, batch, &refused, now, group),
         };
         Decision::WhenDurable(Outcome::Stored { parts, refused })
     }
@@ -356,30 +356,34 @@ impl Sequencer {
     /// The batch straddles shards, or some of it is refused: it is made anew, one part a shard.
     fn put_parts<W>(
         &mut self,
-        shares: &BTreeMap<ShardId, Share>,
         header: &Header,
         batch: &Batch,
         refused: &[(u32, RefuseCode)],
         now: Now,
         group: &mut Group<W>,
     ) -> Vec<Stored> {
-        let mut stored = Vec::with_capacity(shares.len());
-        for (place, id) in shares.keys().enumerate() {
-            for record in batch.records() {
-                let mine = self.routes[record.key_index as usize] == *id;
-                if mine && refused.binary_search_by_key(&record.index, |(index, _)| *index).is_err() {
-                    // The key was checked when the batch was opened.
-                    if let Ok(key) = self.builder.key(record.partition_key, record.explicit_hash_key) {
-                        self.builder.push(key, record.time, record.data);
-                    }
+        let is_stored = |index| refused.binary_search_by_key(&index, |(index, _)| *index).is_err();
+        let records = batch.records().filter(|record| is_stored(record.index));
+        let mut records: Vec<(ShardId, Record<'_>)> =
+            records.map(|record| (self.routes[record.key_index as usize], record)).collect();
+        // A shard's records stay in their order.
+        records.sort_by_key(|(shard, _)| *shard);
+        let mut parts = records.chunk_by(|(one, _), (other, _)| one == other).peekable();
+        let (mut stored, mut compressor) = (Vec::new(), Compressor::new(header.codec));
+        while let Some(part) = parts.next() {
+            let id = part[0].0;
+            for (_, record) in part {
+                // The key was checked when the batch was opened.
+                if let Ok(key) = self.builder.key(record.partition_key, record.explicit_hash_key) {
+                    self.builder.push(key, record.time, record.data);
                 }
             }
             self.scratch.clear();
-            let sealed = self.builder.seal(*header, &mut Compressor::new(header.codec), &mut self.scratch);
-            let sealed = self.number(*id, Header { continues: place + 1 < shares.len(), ..sealed }, now);
+            let sealed = self.builder.seal(*header, &mut compressor, &mut self.scratch);
+            let sealed = self.number(id, Header { continues: parts.peek().is_some(), ..sealed }, now);
             group.put(sealed, &self.scratch[HEADER_BYTES..]);
             stored.push(Stored {
-                shard: *id,
+                shard: id,
                 first_sequence: sealed.first_sequence,
                 record_count: sealed.record_count,
             });

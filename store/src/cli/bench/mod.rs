@@ -19,6 +19,7 @@ use super::{StoreArgs, out, unexpected};
 use crate::client::{Client, Target, endpoint_file};
 use crate::clock::Clock;
 use crate::config::{Bytes, FsyncWhen, Span, show_bytes};
+use crate::yardstick::Yardstick;
 
 mod writer;
 
@@ -94,6 +95,8 @@ struct Report {
     retried_batches: u64,
     store_cpu_seconds: Option<f64>,
     store_rss_bytes: Option<f64>,
+    /// What this machine can do, where the store is on it.
+    machine: Option<Yardstick>,
 }
 
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
@@ -103,6 +106,7 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Some(spawned) => Target::of_data_dir(&spawned.data())?,
         None => args.store.target()?,
     };
+    let machine = spawned.as_ref().and_then(|spawned| Yardstick::measure(spawned.dir.path()).ok());
     let client = Client::connect(&target).await?;
     let config = StreamConfig {
         shard_rate: None,
@@ -121,7 +125,7 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     if let Some(spawned) = spawned {
         spawned.stop().await;
     }
-    let report = measured?;
+    let report = Report { machine, ..measured? };
     deleted.with_context(|| format!("can't delete stream {}", args.stream))?;
     if args.json { Ok(out::print_json(&report)?) } else { Ok(out::print(&text(&report))?) }
 }
@@ -228,6 +232,7 @@ fn report(args: &BenchArgs, tally: &Tally, seconds: f64, before: &Status, after:
         retried_batches: tally.retried,
         store_cpu_seconds: cpu(after).zip(cpu(before)).map(|(after, before)| after - before),
         store_rss_bytes: after.get("process_rss_bytes").copied(),
+        machine: None,
     }
 }
 
@@ -240,12 +245,14 @@ fn text(report: &Report) -> String {
         || "not told".to_owned(),
         |cpu| format!("{cpu:.2} s ({:.2} µs a record)", cpu * 1e6 / report.records.max(1) as f64),
     );
+    let machine =
+        report.machine.map_or_else(String::new, |machine| format!("machine     {}\n", machine.text()));
     let rss = report.store_rss_bytes.map_or_else(|| "not told".to_owned(), |rss| show_bytes(rss as u64));
     format!(
         "{} writers, {} record(s) of {} in a batch, {} in flight, codec {}, fsync {}, {} shards, {:.1} s\n\n\
          records     {:>12.0} /s\ndata        {:>12.1} MB/s\nack p50     {:>12.2} ms\nack p99     {:>12.2} ms\n\
          ack p99.9   {:>12.2} ms\nack max     {:>12.2} ms\nretried     {:>12} batches\nstore CPU   {cpu}\n\
-         store RSS   {rss}\n",
+         store RSS   {rss}\n{machine}",
         report.writers,
         report.batch_records,
         show_bytes(report.record_bytes),
