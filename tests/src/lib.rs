@@ -8,5 +8,6 @@ pub mod clock;
 pub mod decoders;
 pub mod demo;
 pub mod harness;
+pub mod hot;
 pub mod kinesis_bench;
 pub mod world;
