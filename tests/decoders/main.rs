@@ -4,6 +4,7 @@
 //! `KINESIN_FUZZ_RUNS` says how many for each decoder (20,000), `KINESIN_FUZZ_SEED` which. `KINESIN_FUZZ_SEEDS=DIR` writes the
 //! examples there.
 
+mod bounds;
 mod examples;
 
 use std::path::{Path, PathBuf};
