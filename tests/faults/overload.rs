@@ -264,7 +264,9 @@ async fn a_flood_of_handshakes_is_survived_and_an_agent_is_heard_all_the_while()
             let (begin, mut count) = (clock::now(), 0u64);
             while clock::now().duration_since(begin) < Duration::from_secs(3) {
                 if n % 2 == 0 {
-                    drop(connect(&target, 0).await);
+                    // Whoever floods may be turned away; the agent, which was there before, may not.
+                    let hello = Hello { client: "flood".to_owned(), producer: None, streams: Vec::new() };
+                    drop(Link::connect(&target, &hello).await);
                 } else if let Ok(mut tcp) = TcpStream::connect(address).await {
                     // Half a handshake, and gone.
                     let _ = tcp.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await;
