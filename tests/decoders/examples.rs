@@ -198,6 +198,7 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         ]),
         "video_demux" => films().map(|film| [&[70], film].concat()).to_vec(),
         "video_fragment" => films().into_iter().flat_map(fragments).collect(),
+        "video_film" => vec![include_bytes!("../fuzz/examples/film.mp4").to_vec()],
         "video_codec" => films().map(moov).to_vec(),
         _ => Vec::new(),
     }

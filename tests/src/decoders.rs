@@ -29,6 +29,7 @@ use store::log::index::SegmentIndex;
 use store::shard::state::StreamState;
 use video::cut::{Cut, Cutter};
 use video::demux::Demuxer;
+use video::film::Film;
 use video::fragment::{Clock, Config as VideoConfig, Fragment};
 use video::{codec, limit, mux};
 
@@ -36,7 +37,7 @@ use video::{codec, limit, mux};
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("frame", frame),
     ("batch", batch),
     ("message", message),
@@ -52,6 +53,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("video_demux", video_demux),
     ("video_fragment", video_fragment),
     ("video_codec", video_codec),
+    ("video_film", video_film),
 ];
 
 /// Feeds a decoder.
@@ -291,6 +293,23 @@ fn video_fragment(bytes: &[u8]) {
     let again = read_head(&fragment.head(), sizes, UnixMs(1));
     assert_eq!(again.as_ref(), Some(&fragment), "what is read can be written");
     told(&fragment, &[]);
+}
+
+/// A film that is not fragmented: an MP4 file with its frames wherever its tables say.
+fn video_film(bytes: &[u8]) {
+    let Ok(Some(mut film)) = Film::open(std::io::Cursor::new(bytes), bytes.len() as u64) else { return };
+    let mut cutter = Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival);
+    let mut cuts = Vec::new();
+    // Tables may let all frames be the same bytes: what they come to is bounded here as it is by whoever reads a film.
+    for _ in 0..10_000 {
+        if !matches!(film.next(&mut cutter, &mut cuts), Ok(true)) {
+            break;
+        }
+    }
+    for cut in &cuts {
+        assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
+        told(&cut.fragment, &cut.data);
+    }
 }
 
 /// A configuration, and the same bytes as a frame of its tracks.
