@@ -200,8 +200,8 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
             let mkv = &include_bytes!("../fuzz/examples/h264.mkv")[..];
             films().into_iter().chain([mkv]).map(|film| [&[70], film].concat()).collect()
         }
-        "video_film" => vec![include_bytes!("../fuzz/examples/film.mp4").to_vec()],
         "video_fragment" => films().into_iter().flat_map(fragments).collect(),
+        "video_film" => vec![include_bytes!("../fuzz/examples/film.mp4").to_vec()],
         "video_codec" => films().map(moov).to_vec(),
         _ => Vec::new(),
     }

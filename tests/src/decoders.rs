@@ -51,9 +51,9 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("words", words),
     ("config", config),
     ("video_demux", video_demux),
-    ("video_film", video_film),
     ("video_fragment", video_fragment),
     ("video_codec", video_codec),
+    ("video_film", video_film),
 ];
 
 /// Feeds a decoder.
@@ -239,15 +239,6 @@ fn video_demux(bytes: &[u8]) {
     }
 }
 
-/// A whole film.
-fn video_film(bytes: &[u8]) {
-    let Ok(Some(mut film)) = Film::open(std::io::Cursor::new(bytes), bytes.len() as u64) else { return };
-    let mut cutter = Cutter::new(7, UnixMs(0), Clock::Producer);
-    let mut cuts = Vec::new();
-    while matches!(film.next(&mut cutter, &mut cuts), Ok(true)) {}
-    cuts.iter().for_each(|cut| told(&cut.fragment, &cut.data));
-}
-
 fn demuxed(bytes: &[u8], piece: usize) -> Vec<Cut> {
     let mut demuxer = Demuxer::new(Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival));
     let mut cuts = Vec::new();
@@ -302,6 +293,23 @@ fn video_fragment(bytes: &[u8]) {
     let again = read_head(&fragment.head(), sizes, UnixMs(1));
     assert_eq!(again.as_ref(), Some(&fragment), "what is read can be written");
     told(&fragment, &[]);
+}
+
+/// A film that is not fragmented: an MP4 file with its frames wherever its tables say.
+fn video_film(bytes: &[u8]) {
+    let Ok(Some(mut film)) = Film::open(std::io::Cursor::new(bytes), bytes.len() as u64) else { return };
+    let mut cutter = Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival);
+    let mut cuts = Vec::new();
+    // Tables may let all frames be the same bytes: what they come to is bounded here as it is by whoever reads a film.
+    for _ in 0..10_000 {
+        if !matches!(film.next(&mut cutter, &mut cuts), Ok(true)) {
+            break;
+        }
+    }
+    for cut in &cuts {
+        assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
+        told(&cut.fragment, &cut.data);
+    }
 }
 
 /// A configuration, and the same bytes as a frame of its tracks.

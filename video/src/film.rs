@@ -188,6 +188,13 @@ fn check_tables(trak: &Trak, at: u64) -> Result<(), FilmError> {
     Ok(())
 }
 
+fn frames_bytes(trak: &Trak) -> u64 {
+    match &trak.mdia.minf.stbl.stsz.samples {
+        mp4_atom::StszSamples::Identical { count, size } => u64::from(*count) * u64::from((*size).max(1)),
+        mp4_atom::StszSamples::Different { sizes } => sizes.iter().map(|size| u64::from(*size)).sum(),
+    }
+}
+
 fn length_ms(trak: &Trak) -> u64 {
     let each = trak.mdia.minf.stbl.stts.entries.iter();
     let ticks: u128 = each.map(|entry| u128::from(entry.sample_count) * u128::from(entry.sample_delta)).sum();
@@ -230,6 +237,11 @@ impl<R: Read + Seek> Film<R> {
             return Ok(None);
         }
         drop(bytes);
+        // Tables may let many frames be the same bytes: a small file that is a large film.
+        let bytes: u64 = moov.trak.iter().map(frames_bytes).fold(0, u64::saturating_add);
+        if bytes > size {
+            return Err(invalid(moov_at, format!("its frames come to {bytes} bytes, the file has {size}")));
+        }
         let (config, described, length_ms) = config_of(moov, moov_at)?;
         source.seek(SeekFrom::Start(0))?;
         let reads_left = Arc::new(AtomicU64::new(moov_size + 100_000));

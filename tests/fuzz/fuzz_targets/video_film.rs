@@ -1,0 +1,9 @@
+//! Feeds the decoder `video_film`. What it does with the bytes is in `tests/src/decoders.rs`.
+
+#![no_main]
+
+// The decoder catches panics of a crate that it uses; the fuzzer's hook would end the process before that.
+libfuzzer_sys::fuzz_target!(
+    init: drop(std::panic::take_hook()),
+    |bytes: &[u8]| tests::decoders::run("video_film", bytes)
+);
