@@ -3,10 +3,11 @@
 
 #![expect(clippy::big_endian_bytes, reason = "Matroska is written so")]
 
-use mp4_atom::{Atom, Codec, Decode, Moov};
+use mp4_atom::{Atom, Codec};
 
 use super::{MAGIC, id};
 use crate::VideoError;
+use crate::codec::moov_of;
 use crate::fragment::{Config, Frame};
 
 const EBML_VERSION: u32 = 0x4286;
@@ -59,8 +60,7 @@ fn nested(id: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 /// # Errors
 /// When the configuration is no `moov`, or has a codec that has no name in Matroska.
 pub fn head(config: &Config) -> Result<Vec<u8>, VideoError> {
-    let moov =
-        Moov::decode(&mut config.moov()).map_err(|_| VideoError::Head("its configuration is no moov"))?;
+    let moov = moov_of(config)?;
     let mut out = Vec::new();
     nested(u32::from_be_bytes(MAGIC), &mut out, |out| {
         for (id, value) in
