@@ -10,4 +10,5 @@ pub mod demo;
 pub mod harness;
 pub mod hot;
 pub mod kinesis_bench;
+pub mod video_bench;
 pub mod world;
