@@ -395,6 +395,8 @@ async fn what_is_no_video_is_told_what_was_whole_is_kept_and_what_comes_again_is
     };
     let count =
         |name: &str| rig.json(&format!("video ls {name} --json"))["fragments"].as_array().unwrap().len();
+    let nothing = rig.store.command(&["video", "put", "film.mp4"]).unwrap_err().to_string();
+    assert!(nothing.contains("nothing came for stream film.mp4: kinesin video put STREAM FILE"), "{nothing}");
     // A camera that stops in the middle of a frame, and then sends all of it again.
     let cut = put("cam", &film[..film.len() * 3 / 4]).unwrap_err().to_string();
     assert!(cut.contains("in the middle of a box"), "{cut}");

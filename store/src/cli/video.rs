@@ -288,6 +288,11 @@ async fn put(args: PutArgs) -> anyhow::Result<()> {
     }
     anyhow::ensure!(!last.is_null(), "the store's answer broke off: what it said before is kept");
     reading.await??;
+    let stream = &args.common.stream;
+    anyhow::ensure!(
+        last["fragments"] != 0,
+        "nothing came for stream {stream}: kinesin video put STREAM FILE"
+    );
     let (fragments, frames, again) = (&last["fragments"], &last["frames"], &last["again"]);
     let bytes = show_bytes(last["bytes"].as_u64().unwrap_or(0));
     eprintln!("{fragments} fragments, {frames} frames, {bytes} are kept; {again} of them were there already");
