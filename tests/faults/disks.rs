@@ -25,6 +25,7 @@ use tests::harness::consumer::{gaps, read_stream};
 use tests::harness::mounts::{Mount, run};
 use tests::harness::process::{AgentProcess, Launch, StoreProcess, free_port, not_here, ready};
 use tests::harness::rig::{FILES, Rig, Writer, made, wait_until};
+use tokio::sync::watch;
 
 const MIB: u64 = 1 << 20;
 
@@ -173,8 +174,8 @@ async fn a_device_that_is_full_before_its_file_system_knows_costs_nothing_that_w
     rig.store.kill().unwrap();
 }
 
-/// Puts records one batch after the other, and remembers which were acknowledged.
-async fn put_for_ever(target: Target, acked: Arc<Mutex<Vec<Vec<u8>>>>) {
+/// Puts records one batch after the other while it may, and remembers which were acknowledged.
+async fn put_for_ever(target: Target, acked: Arc<Mutex<Vec<Vec<u8>>>>, mut may: watch::Receiver<bool>) {
     let hello = Hello {
         client: "load".to_owned(),
         producer: Some(Producer { id: 5, epoch: 1 }),
@@ -182,6 +183,9 @@ async fn put_for_ever(target: Target, acked: Arc<Mutex<Vec<Vec<u8>>>>) {
     };
     let mut link = Link::connect(&target, &hello).await.unwrap();
     for sequence in 1.. {
+        if may.wait_for(|may| *may).await.is_err() {
+            return;
+        }
         let mut builder = BatchBuilder::new();
         let key = builder.key("key", None).unwrap();
         let records: Vec<Vec<u8>> = (0..1 + sequence % 20)
@@ -234,14 +238,21 @@ async fn verify(snap: &Path, kind: &str, acked: &[Vec<u8>], what: &str) {
     assert!(checked.status.success(), "{what}: {}", String::from_utf8_lossy(&checked.stdout));
 }
 
+/// A quarter of a second at most, at 16 MiB/s.
+const MIB_PER_CUT: u64 = 4;
+
 async fn cut_the_power(kind: &str, mib: u64) {
     if !ready() {
         return;
     }
     let below = tempfile::tempdir().unwrap();
     let outer = below.path().join("outer");
+    let cycles: u64 =
+        std::env::var("KINESIN_POWER_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
+    // So that what is written between two cuts finds room, however fast the machine is.
+    let mib = mib + cycles * MIB_PER_CUT;
     // Two mounts, one in the other: the outer one can copy a file at once, by sharing its blocks.
-    let outer = match image(&outer, 2048, "xfs").and_then(|()| Mount::image(&outer)) {
+    let outer = match image(&outer, 2048 + 2 * mib, "xfs").and_then(|()| Mount::image(&outer)) {
         Ok(outer) => outer,
         Err(why) => return not_here(&why),
     };
@@ -253,16 +264,18 @@ async fn cut_the_power(kind: &str, mib: u64) {
     let store = StoreProcess::start(home.path(), &words).await.unwrap();
     store.command(&["stream", "create", "logs", "--rate", "off"]).unwrap();
     let acked = Arc::new(Mutex::new(Vec::new()));
-    let load = tokio::spawn(put_for_ever(Target::of_data_dir(&store.data).unwrap(), Arc::clone(&acked)));
-    let cycles = std::env::var("KINESIN_POWER_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
+    let (go, may) = watch::channel(false);
+    let load = tokio::spawn(put_for_ever(Target::of_data_dir(&store.data).unwrap(), Arc::clone(&acked), may));
     let mut rng = Rng::new(11);
     for cycle in 0..cycles {
+        go.send_replace(true);
         tokio::time::sleep(Duration::from_millis(rng.between(20, 250))).await;
         let process = store.process.as_ref().unwrap();
         process.pause().unwrap();
         let before = acked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let snap = outer.path().join("snap");
         snapshot(&inner, &snap).unwrap();
+        go.send_replace(false);
         process.resume().unwrap();
         verify(&snap, kind, &before, &format!("{kind}, cut {cycle}")).await;
         std::fs::remove_file(&snap).unwrap();
