@@ -409,7 +409,7 @@ pub enum After {
 pub struct VideoSource {
     /// Template of the stream's name, of the agent's and the host's name only.
     pub stream: Template,
-    /// Program and arguments: what it writes to standard output is fragmented MP4. `{file}` is a film of the folder.
+    /// Program and arguments: what it writes to standard output is fragmented MP4 or Matroska. `{file}` is a film of the folder.
     #[serde(default)]
     pub command: Vec<String>,
     /// Where films appear.
@@ -639,8 +639,7 @@ impl Config {
         for source in &self.source.video {
             let VideoSource { stream, command, folder, files, silence_s, .. } = source;
             if command.is_empty() && folder.is_none() {
-                let text =
-                    "[[source.video]] needs a command that writes fragmented MP4, or a folder of films";
+                let text = "[[source.video]] needs a command that writes a film, or a folder of films";
                 return Err(("source.video", text.into()));
             }
             if command.first().is_some_and(String::is_empty) {

@@ -1,4 +1,4 @@
-//! The agent: tails files and MQTT topics, batches, spools durably, and forwards to a Kinesin store.
+//! The agent: tails files and MQTT topics, takes cameras and films, batches, spools durably, and forwards to a Kinesin store.
 //!
 //! [`Agent::start`] runs one in this process. The machines that decide (templates, batcher, spool, outbox, file
 //! identity) are public and free of clocks and sockets, for the simulator; threads and I/O are in `agent`,

@@ -1,4 +1,4 @@
-//! A command that writes fragmented MP4 to its standard output, for as long as it runs: ffmpeg at a camera, mostly. It is
+//! A command that writes fragmented MP4 or Matroska to its standard output, for as long as it runs: ffmpeg at a camera, mostly. It is
 //! started again whenever it ends, and when nothing comes from it. Also a command that reads one film and ends. Never:
 //! what the command is.
 
