@@ -6,11 +6,15 @@ pub mod codec;
 pub mod container;
 pub mod cut;
 pub mod demux;
+pub mod describe;
 pub mod film;
 pub mod fragment;
+mod lane;
 pub mod limit;
+pub mod live;
 pub mod mkv;
 pub mod mux;
+mod order;
 pub mod tree;
 
 /// Why video can't be taken. The number is what the Kinesis Video Streams API calls it (PutMedia, `ErrorId`).

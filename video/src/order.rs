@@ -15,7 +15,7 @@ const LEARN_MAX: usize = 256;
 
 /// The times of one track, in any unit.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(crate) struct Order {
     reorders: bool,
     /// Frames that wait at most, once it is known how this track reorders; sound does not.
     depth: Option<usize>,
@@ -30,7 +30,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(reorders: bool, second: i64) -> Order {
+    pub(crate) fn new(reorders: bool, second: i64) -> Order {
         Order {
             reorders,
             depth: (!reorders).then_some(0),
@@ -43,7 +43,7 @@ impl Order {
     }
 
     /// The next frame. Appends the decode times that are known now, in the order of the frames.
-    pub(super) fn add(&mut self, pts: i64, key: bool, out: &mut Vec<i64>) {
+    pub(crate) fn add(&mut self, pts: i64, key: bool, out: &mut Vec<i64>) {
         let newest = self.shown.last().copied().or(self.last);
         let back = newest.is_some_and(|newest| pts < newest.saturating_sub(self.step));
         if key || back {
@@ -65,7 +65,7 @@ impl Order {
     }
 
     /// Nothing more is shown before what came.
-    pub(super) fn close(&mut self, out: &mut Vec<i64>) {
+    pub(crate) fn close(&mut self, out: &mut Vec<i64>) {
         let (depth, enough) = (self.learn(), self.waiting.len() > REORDER_MAX);
         if enough {
             self.depth.get_or_insert(depth);
