@@ -1,7 +1,8 @@
 //! Video as records: a fragment is a batch whose records are its frames. What a fragment holds ([`fragment`]), how
-//! containers are taken apart ([`demux`], [`film`], [`mkv`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
+//! containers are taken apart ([`demux`], [`film`], [`mkv`], [`annexb`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
 //! values out. Never in here: streams, sockets, files, clocks.
 
+pub mod annexb;
 pub mod codec;
 pub mod container;
 pub mod cut;
