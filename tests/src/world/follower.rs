@@ -96,7 +96,7 @@ impl Follower {
             for record in self.batch.records() {
                 let sequence = frame.header.first_sequence.0 + u64::from(record.index);
                 let id = RecordId::of(record.data).ok_or("bytes that nobody made")?;
-                if record.partition_key != id.partition_key() {
+                if !id.has_partition_key(record.partition_key) {
                     return Err(format!("{id:?} under the key {:?}", record.partition_key));
                 }
                 if sequence >= from {
