@@ -135,6 +135,8 @@ struct Inner {
     bad_batches: AtomicU64,
     clock_watch: Mutex<ClockWatch>,
     upkeep: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Where commits run.
+    runtime: tokio::runtime::Handle,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -154,7 +156,7 @@ thread_local! {
 }
 
 impl Service {
-    /// Opens (or makes) a data folder. Blocking; must be called within a tokio runtime.
+    /// Opens (or makes) a data folder. Blocking; must be called within the tokio runtime that is to run its commits.
     ///
     /// # Errors
     /// When the folder is in use, unreadable, or made by a newer program.
@@ -185,6 +187,7 @@ impl Service {
                 bad_batches: AtomicU64::new(0),
                 clock_watch: Mutex::default(),
                 upkeep: Mutex::new(Vec::new()),
+                runtime: tokio::runtime::Handle::current(),
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
