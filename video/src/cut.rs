@@ -205,7 +205,9 @@ impl Cutter {
         };
         self.follows = Follows::Previous;
         self.place += 1;
-        Some(Cut { fragment, data: std::mem::take(&mut self.data) })
+        // The next one will be about as long: grown from nothing it would be copied as it grows.
+        let next = Vec::with_capacity(self.data.len() + self.data.len() / 8);
+        Some(Cut { fragment, data: std::mem::replace(&mut self.data, next) })
     }
 }
 

@@ -16,9 +16,9 @@
 
 use std::sync::Arc;
 
-use protocol::batch::{Batch, BatchBuilder};
+use protocol::batch::{self, Batch};
 use protocol::bytes::{Cursor, put_varint, put_zigzag};
-use protocol::compress::{Codec, Compressor};
+
 use protocol::frame::Header;
 use protocol::time::UnixMs;
 use sha2::{Digest, Sha256};
@@ -196,22 +196,11 @@ impl Fragment {
         header: Header,
         out: &mut Vec<u8>,
     ) -> Result<Header, protocol::batch::BatchError> {
-        let mut builder = BatchBuilder::new();
-        let key = builder.key(key, None)?;
-        let mut first = self.head();
-        let mut rest = data;
-        for (place, frame) in self.frames.iter().enumerate() {
-            let (bytes, after) = rest.split_at((frame.size as usize).min(rest.len()));
-            rest = after;
-            if place == 0 {
-                first.extend_from_slice(bytes);
-                builder.push(key, self.producer_time, &first);
-            } else {
-                builder.push(key, self.producer_time, bytes);
-            }
-        }
+        let head = self.head();
+        let lengths = self.frames.iter().enumerate();
+        let lengths = lengths.map(|(n, frame)| frame.size as usize + if n == 0 { head.len() } else { 0 });
         // What cameras make is compressed already.
-        Ok(builder.seal(header, &mut Compressor::new(Codec::None), out))
+        batch::seal_plain(header, key, self.producer_time, lengths, &[&head, data], out)
     }
 
     /// Reads the head at the beginning of a first record. `sizes` are the lengths of the records. Returns also how
@@ -254,7 +243,7 @@ impl Fragment {
 pub const PARTITION_KEY: &str = "video";
 
 /// The bytes of each frame of a batch that [`Fragment::of_batch`] has read, whose head has `head_bytes`.
-pub fn data_of(batch: &Batch, head_bytes: usize) -> impl Iterator<Item = &[u8]> {
+pub fn data_of<'a>(batch: &'a Batch<'_>, head_bytes: usize) -> impl Iterator<Item = &'a [u8]> {
     batch.records().enumerate().map(move |(place, record)| {
         if place == 0 { record.data.get(head_bytes..).unwrap_or_default() } else { record.data }
     })

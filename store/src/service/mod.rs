@@ -44,7 +44,7 @@ pub use read::Read;
 const PENDING_BYTES_MAX: usize = 64 << 20;
 
 /// A thread keeps the memory of an unpacked batch up to this many bytes.
-const BATCH_BYTES_KEPT: u32 = 2 << 20;
+const BATCH_BYTES_KEPT: usize = 2 << 20;
 
 /// Epochs of at most this many producers are kept at hand.
 const EPOCHS_MAX: usize = 100_000;
@@ -152,7 +152,7 @@ fn open_error(what: &str, why: &dyn std::fmt::Display) -> OpenError {
 }
 
 thread_local! {
-    static BATCH: RefCell<Batch> = RefCell::new(Batch::new());
+    static BATCH: RefCell<Batch<'static>> = RefCell::new(Batch::new());
 }
 
 impl Service {
@@ -278,14 +278,11 @@ impl Service {
             let _ = acks.send(Ack::to(header, Outcome::Busy { retry_after_ms: NO_STREAM_RETRY_MS }));
             return Ok(());
         };
-        BATCH.with_borrow_mut(|batch| {
-            let opened = batch.open(header, frame.payload).map_err(|e| bad(e.to_string()));
-            let checked = opened.map(|()| stream.append(&frame, batch, epoch, acks));
-            if header.raw_len > BATCH_BYTES_KEPT {
-                *batch = Batch::new();
-            }
-            checked
-        })
+        let mut batch: Batch<'_> = BATCH.take();
+        let opened = batch.open_in_place(header, frame.payload).map_err(|e| bad(e.to_string()));
+        let checked = opened.map(|()| stream.append(&frame, &batch, epoch, acks));
+        BATCH.set(batch.emptied(BATCH_BYTES_KEPT));
+        checked
     }
 
     /// The epoch to write; `None` where a newer one has been seen.

@@ -59,7 +59,7 @@ impl Stored {
 pub struct Whole {
     /// All but the bytes.
     pub stored: Stored,
-    batch: Arc<Batch>,
+    batch: Arc<Batch<'static>>,
     head_bytes: usize,
 }
 

@@ -21,7 +21,7 @@ type See<'a> = &'a mut dyn FnMut(&Header, &[(u64, RecordId)]);
 #[derive(Default)]
 pub struct Follower {
     next: BTreeMap<ShardId, SequenceNumber>,
-    batch: Batch,
+    batch: Batch<'static>,
 }
 
 impl Follower {
