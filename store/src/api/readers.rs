@@ -54,3 +54,18 @@ impl Drop for Readers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_served_there_gives_way_and_a_panic_is_its_own() {
+        let readers = Readers::start().unwrap();
+        let nice = readers.run(async { rustix::process::getpriority_process(None) }).await;
+        assert!(nice.unwrap().unwrap() >= NICE);
+        assert!(rustix::process::getpriority_process(None).unwrap() < NICE, "and nobody else does");
+        assert_eq!(readers.run(async { assert!(std::env::args().count() == 0) }).await, None);
+        assert_eq!(readers.run(async { 7 }).await, Some(7));
+    }
+}
