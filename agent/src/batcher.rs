@@ -461,7 +461,9 @@ mod tests {
             batcher.push(0, lane(n as u32), "k", UnixMs(1), b"x", Mono(n as u64)).unwrap();
             (batcher.groups[0].open.len(), batcher.groups[0].sealed.batches)
         };
-        (0..OPEN_BATCHES_MAX - 1).for_each(|n| drop(push(n)));
+        for n in 0..OPEN_BATCHES_MAX - 1 {
+            assert_eq!(push(n), (n + 1, 0));
+        }
         assert_eq!(push(OPEN_BATCHES_MAX - 1), (OPEN_BATCHES_MAX, 0));
         assert_eq!(push(OPEN_BATCHES_MAX), (OPEN_BATCHES_MAX, 1));
         assert_eq!(unpack(&batcher.take(0, Vec::new()).frames)[0].0, 0);

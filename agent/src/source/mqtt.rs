@@ -454,7 +454,9 @@ mod tests {
     fn so_many_messages_are_known_again_and_the_oldest_is_forgotten_first() {
         for (count, again) in [(RECENT_MAX, true), (RECENT_MAX + 1, false)] {
             let mut tracker: Tracker<u16> = Tracker::new([]);
-            (1..=count as u64).for_each(|hash| drop(tracker.handle_message(hash, false, Some(1))));
+            for hash in 1..=count as u64 {
+                tracker.handle_message(hash, false, Some(1));
+            }
             assert_eq!(tracker.handle_message(1, true, Some(1)) == Arrived::Again, again, "{count} messages");
         }
     }
@@ -464,7 +466,7 @@ mod tests {
     fn an_acknowledgement_of_every_message_that_a_broker_may_send_finds_room() {
         let options = rumqttc::MqttOptions::new("a", "localhost", 1);
         let (client, _events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
-        let mut ack = || client.try_subscribe("a", rumqttc::QoS::AtMostOnce).is_ok();
+        let ack = || client.try_subscribe("a", rumqttc::QoS::AtMostOnce).is_ok();
         assert_eq!((0..=REQUESTS_MAX).filter(|_| ack()).count(), REQUESTS_MAX);
         assert!(REQUESTS_MAX > usize::from(RECEIVE_MAX));
     }

@@ -243,8 +243,7 @@ impl Service {
         .await?;
         let may_be = |peek: &&Peek| {
             peek.count as usize == cut.fragment.frames.len()
-                && u64::from(peek.len).abs_diff(bytes as u64) <= TIMES_BYTES_MAX
-                && peek.producer_time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+                && is_near((u64::from(peek.len), peek.producer_time), (bytes as u64, begun))
         };
         let Some(peek) = found.first().filter(may_be) else { return Ok(None) };
         let Some(whole) = self.read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
@@ -382,4 +381,28 @@ async fn blocking<T: Send + 'static>(
     let stream = stream.clone();
     let done = tokio::task::spawn_blocking(move || work(&stream)).await;
     done.map_err(|error| internal(error.to_string()))?.map_err(|error| internal(error.to_string()))
+}
+
+/// Whether a fragment of this length and time may be another one again.
+fn is_near((len, time): (u64, UnixMs), (bytes, begun): (u64, UnixMs)) -> bool {
+    len.abs_diff(bytes) <= TIMES_BYTES_MAX && time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `TIMES_BYTES_MAX`, `REORDER_MS_MAX`.
+    #[test]
+    fn what_may_be_the_same_fragment_again_is_as_near_as_its_times_can_differ() {
+        let (len, time) = (100_000, 5_000_000);
+        let near = |more: u64, later: u64| {
+            let there = (len, UnixMs(time));
+            let sides = [((len + more), (time + later)), (len - more, time - later)];
+            sides.map(|(len, time)| is_near(there, (len, UnixMs(time))))
+        };
+        assert_eq!(near(TIMES_BYTES_MAX, REORDER_MS_MAX), [true; 2]);
+        assert_eq!(near(TIMES_BYTES_MAX + 1, 0), [false; 2]);
+        assert_eq!(near(0, REORDER_MS_MAX + 1), [false; 2]);
+    }
 }
