@@ -17,6 +17,7 @@ use protocol::native::call::{
 use protocol::native::message::{Outcome, Type, prefix, put_message};
 use protocol::native::url::StoreUrl;
 use protocol::sequence::ShardId;
+use protocol::sigv4;
 use protocol::time::UnixMs;
 use store::api::counters::Reason;
 use store::api::listener::Server;
@@ -668,4 +669,107 @@ async fn a_client_is_told_how_many_requests_there_may_be_at_a_time_and_how_long_
     let settings: Vec<&[u8]> = said[9..9 + length].chunks(6).collect();
     assert!(settings.contains(&&[0, 3, 0, 0, 1, 0][..]), "256 requests: {settings:?}");
     assert!(settings.contains(&&[0, 6, 0, 1, 0, 0][..]), "64 KiB of headers: {settings:?}");
+}
+
+/// What is answered to a request that is signed with the store's own access key.
+async fn signed(edge: &Edge, service: &str, (path, target): (&str, &str), body: &str) -> String {
+    let now = Clock::start().wall();
+    let date = sigv4::date_header(now);
+    let headers = [("host", "a"), ("x-amz-date", date.as_str())];
+    let request =
+        sigv4::Request { method: "POST", path, query: "", headers: &headers, body: body.as_bytes() };
+    let (id, key) = edge.auth.keys().first().unwrap();
+    let signature = sigv4::authorization(&request, id, &key.secret, "local-1", service, now);
+    let length = body.len();
+    let text = format!(
+        "POST {path} HTTP/1.0\r\nhost: a\r\nx-amz-date: {date}\r\nx-amz-target: {target}\r\n\
+         authorization: {signature}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let answer = raw_tls(edge, Some(b"http/1.1"), text.as_bytes()).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reaches `LIST_MAX`, `HOURS_MAX` of store/src/api/kvs/streams.rs.
+/// Reaches `LIST_MAX` of store/src/api/kvs/archive.rs.
+/// Reaches `LIST_MAX` of store/src/api/kvs/get.rs.
+/// Reaches `LIST_MAX`, `SPAN_MS_MAX` of store/src/api/kvs/images.rs.
+/// Reaches `FRAGMENTS_MAX` of store/src/api/kvs/session.rs.
+/// Reaches `COUNT_MAX`, `FRAGMENTS_MAX` of store/src/api/video/frames.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_about_video_asks_for_as_much_as_it_may_and_no_more() {
+    let edge = Edge::start(Limits::default()).await;
+    let images = |to: &str, max: u64| {
+        format!(
+            r#"{{"StreamName":"v","ImageSelectorType":"SERVER_TIMESTAMP","StartTimestamp":1000,
+                "EndTimestamp":{to},"Format":"JPEG","MaxResults":{max}}}"#
+        )
+    };
+    let max = |name: &str, value: u64| format!(r#"{{"StreamName":"v","{name}":{value}}}"#);
+    let list =
+        |count: usize| format!(r#"{{"StreamName":"v","Fragments":[{}]}}"#, vec!["\"1\""; count].join(","));
+    let hls = "MaxMediaPlaylistFragmentResults";
+    for (path, most, more, why) in [
+        (
+            "/createStream",
+            max("DataRetentionInHours", 87_600),
+            max("DataRetentionInHours", 87_601),
+            "is valid",
+        ),
+        ("/listStreams", max("MaxResults", 10_000), max("MaxResults", 10_001), "is valid"),
+        ("/listFragments", max("MaxResults", 1000), max("MaxResults", 1001), "is valid"),
+        ("/getMediaForFragmentList", list(1000), list(1001), "numbers are valid"),
+        ("/getImages", images("1300", 100), images("1300", 101), "is valid"),
+        ("/getImages", images("1300", 1), images("1301", 1), "0 to 300 seconds"),
+        ("/getHLSStreamingSessionURL", max(hls, 5000), max(hls, 5001), "is valid"),
+    ] {
+        let most = signed(&edge, "kinesisvideo", (path, ""), &most).await;
+        assert!(
+            most.starts_with("HTTP/1.") && !most.contains("403") && !most.contains(why),
+            "{path}: {most}"
+        );
+        let more = signed(&edge, "kinesisvideo", (path, ""), &more).await;
+        assert!(more.contains("400") && more.contains(why), "{path}: {more}");
+    }
+    let (id, key) = edge.auth.keys().first().unwrap();
+    let basic = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{id}:{}", key.secret));
+    for (what, max) in [("frames", 100_000), ("vod.m3u8", 5000), ("live.m3u8", 5000)] {
+        let name = if what == "live.m3u8" { "window" } else { "count" };
+        for (count, refused) in [(max, false), (max + 1, true)] {
+            let head = format!(
+                "GET /v1/video/v/{what}?{name}={count} HTTP/1.0\r\nhost: a\r\nauthorization: Basic {basic}\r\n\r\n"
+            );
+            let said = raw_tls(&edge, Some(b"http/1.1"), head.as_bytes()).await;
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(said.starts_with("HTTP/1.") && !said.contains("401"), "{said}");
+            assert_eq!(said.split(' ').nth(1) == Some("400"), refused, "{what} {count}: {said}");
+        }
+    }
+}
+
+/// Reaches `RECORDS_MAX` of store/src/api/kinesis/records.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_as_many_records_as_it_may_have_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+    let name = StreamName::new("many").unwrap();
+    let config = StreamConfig { shard_rate: None, ..StreamConfig::default() };
+    admin.stream(Call::CreateStream { name: name.clone(), shards: 1, config }).await.unwrap();
+    let mut builder = BatchBuilder::new();
+    let key = builder.key("key", None).unwrap();
+    (0..10_001).for_each(|_| builder.push(key, UnixMs(1), b"x"));
+    let header = Header::parse(&frame("many", 0, b"", Codec::None)).unwrap();
+    let header = Header { stream: header.stream, shard: header.shard, producer_id: 7, ..Header::default() };
+    let mut batch = Vec::new();
+    builder.seal(Header { producer_epoch: 1, ..header }, &mut Compressor::new(Codec::None), &mut batch);
+    admin.append(batch).await.unwrap();
+    let first =
+        r#"{"StreamName":"many","ShardId":"shardId-000000000000","ShardIteratorType":"TRIM_HORIZON"}"#;
+    let mut iterator = kinesis(&admin, "GetShardIterator", first).await.unwrap();
+    for count in [10_000, 1] {
+        let at = iterator.split("ShardIterator\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let body = format!(r#"{{"ShardIterator":"{at}"}}"#);
+        let answer = signed(&edge, "kinesis", ("/", "Kinesis_20131202.GetRecords"), &body).await;
+        assert_eq!(answer.matches("\"PartitionKey\"").count(), count, "{}", &answer[..answer.len().min(500)]);
+        iterator = answer;
+    }
 }

@@ -405,4 +405,40 @@ mod tests {
         assert_eq!(near(TIMES_BYTES_MAX + 1, 0), [false; 2]);
         assert_eq!(near(0, REORDER_MS_MAX + 1), [false; 2]);
     }
+
+    /// Reaches `PEEK_BYTES_MAX`.
+    #[test]
+    fn the_largest_head_there_is_lies_within_what_is_looked_at() {
+        let mut rng = protocol::rng::Rng::new(1);
+        // Nothing of it can be made shorter, and no frame is shorter than what says how long it is.
+        let moov = (0..video::limit::CONFIG_BYTES_MAX).map(|_| rng.next_u64() as u8).collect();
+        let frame = |n: u32| Frame {
+            track: 0,
+            key: true,
+            dts: u64::from(n) << 28,
+            duration: (1 << 28) + n,
+            offset: (1 << 30) + n as i32,
+            size: 1 << 7,
+        };
+        let fragment = Fragment {
+            follows: video::fragment::Follows::Run,
+            run: u64::MAX,
+            place: u64::MAX,
+            clock: video::fragment::Clock::Producer,
+            producer_time: UnixMs(1),
+            config: Arc::new(video::fragment::Config::new(moov)),
+            frames: (0..video::limit::FRAGMENT_FRAMES_MAX as u32).map(frame).collect(),
+        };
+        let data = vec![7; fragment.data_bytes() as usize];
+        let mut start = Vec::new();
+        fragment.seal(video::fragment::PARTITION_KEY, &data, Header::default(), &mut start).unwrap();
+        assert!(start.len() > PEEK_BYTES_MAX);
+        let mut seen = |bytes: usize| {
+            start.truncate(bytes);
+            let (first, start, count) = (SequenceNumber(0), start.clone(), fragment.frames.len() as u32);
+            let peek = Peek { first, count, arrival: UnixMs(1), producer_time: UnixMs(1), len: 0, start };
+            fragment_of(&peek).is_some_and(|stored| stored.fragment.frames.len() == fragment.frames.len())
+        };
+        assert!(seen(PEEK_BYTES_MAX) && !seen(PEEK_BYTES));
+    }
 }

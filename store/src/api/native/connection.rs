@@ -23,8 +23,8 @@ use super::buffers::{Incoming, Next};
 use super::calls::{self, Answer};
 use super::herald::{Control, Named};
 use super::{End, Wire};
-use crate::api::Shared;
 use crate::api::counters::Reason;
+use crate::api::{Limits, Shared};
 use crate::principal::Role;
 use crate::service::{AckSink, Session};
 
@@ -283,10 +283,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
     }
 
     fn has_room(&self) -> bool {
-        let limits = &self.shared.limits;
-        self.unanswered.len() < limits.inflight_batches_max
-            && self.unanswered_bytes < limits.inflight_bytes_max
-            && self.wire.outbox.len() < OUT_BYTES_MAX
+        let unanswered = (self.unanswered.len(), self.unanswered_bytes);
+        has_room(&self.shared.limits, unanswered, self.wire.outbox.len())
     }
 
     fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
@@ -393,6 +391,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
     }
 }
 
+/// Whether there is room for a message beside so many batches of so many bytes that are not answered, and so much that
+/// waits to be sent.
+fn has_room(limits: &Limits, (batches, bytes): (usize, usize), out: usize) -> bool {
+    batches < limits.inflight_batches_max && bytes < limits.inflight_bytes_max && out < OUT_BYTES_MAX
+}
+
 fn len_max(kind: Type, known: bool) -> usize {
     match kind {
         _ if !known => limit::MESSAGE_BYTES_MAX_BEFORE_AUTH,
@@ -435,5 +439,17 @@ mod tests {
         assert!(held < READS_BYTES_MAX + shares.len() * READ_BYTES_MIN);
         drop(shares);
         assert_eq!(Share::of(&together).bytes, READS_BYTES_MAX / 2, "what was given back is there again");
+    }
+
+    /// Reaches `INFLIGHT_BATCHES_MAX`, `INFLIGHT_BYTES_MAX` of protocol/src/limit.rs.
+    /// Reaches `OUT_BYTES_MAX`.
+    #[test]
+    fn nothing_is_read_while_as_much_is_not_answered_or_not_sent_as_may_be() {
+        let limits = Limits::default();
+        let (batches, bytes) = (limit::INFLIGHT_BATCHES_MAX, limit::INFLIGHT_BYTES_MAX);
+        assert!(has_room(&limits, (batches - 1, bytes - 1), OUT_BYTES_MAX - 1));
+        assert!(!has_room(&limits, (batches, 0), 0));
+        assert!(!has_room(&limits, (0, bytes), 0));
+        assert!(!has_room(&limits, (0, 0), OUT_BYTES_MAX));
     }
 }
