@@ -412,7 +412,7 @@ mod tests {
         let mut rng = protocol::rng::Rng::new(1);
         // Nothing of it can be made shorter, and no frame is shorter than what says how long it is.
         let moov = (0..video::limit::CONFIG_BYTES_MAX).map(|_| rng.next_u64() as u8).collect();
-        let frame = |n: u32| Frame {
+        let frame = |n: u32| video::fragment::Frame {
             track: 0,
             key: true,
             dts: u64::from(n) << 28,
