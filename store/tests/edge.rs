@@ -367,6 +367,16 @@ async fn before_the_hello_little_is_taken_and_nothing_but_a_hello() {
 
 /// Speaks TLS without a certificate, sends bytes, and returns what came back until the end.
 async fn raw_tls(edge: &Edge, alpn: Option<&[u8]>, send: &[u8]) -> Vec<u8> {
+    raw_tls_until(edge, alpn, send, |_| false).await
+}
+
+/// The same, until it was enough.
+async fn raw_tls_until(
+    edge: &Edge,
+    alpn: Option<&[u8]>,
+    send: &[u8],
+    enough: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(edge.auth.authority().certificate().clone()).unwrap();
@@ -383,7 +393,9 @@ async fn raw_tls(edge: &Edge, alpn: Option<&[u8]>, send: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = tls.write_all(send).await;
     let _ = tls.flush().await;
-    let _ = tokio::time::timeout(PATIENCE, tls.read_to_end(&mut bytes)).await.expect("it stayed open");
+    let read =
+        async { while !enough(&bytes) && tls.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {} };
+    tokio::time::timeout(PATIENCE, read).await.expect("it stayed open");
     bytes
 }
 
@@ -672,21 +684,25 @@ async fn a_client_is_told_how_many_requests_there_may_be_at_a_time_and_how_long_
 }
 
 /// What is answered to a request that is signed with the store's own access key.
-async fn signed(edge: &Edge, service: &str, (path, target): (&str, &str), body: &str) -> String {
+async fn signed(edge: &Edge, service: &str, place: (&str, &str), body: &str) -> String {
+    let request = signed_request(edge, service, place, body);
+    let answer = raw_tls(edge, Some(b"http/1.1"), request.as_bytes()).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn signed_request(edge: &Edge, service: &str, (path, target): (&str, &str), body: &str) -> String {
     let now = Clock::start().wall();
     let date = sigv4::date_header(now);
-    let headers = [("host", "a"), ("x-amz-date", date.as_str())];
+    let headers = [("host", "a"), ("x-amz-date", date.as_str()), ("x-amz-target", target)];
     let request =
         sigv4::Request { method: "POST", path, query: "", headers: &headers, body: body.as_bytes() };
     let (id, key) = edge.auth.keys().first().unwrap();
     let signature = sigv4::authorization(&request, id, &key.secret, "local-1", service, now);
     let length = body.len();
-    let text = format!(
+    format!(
         "POST {path} HTTP/1.0\r\nhost: a\r\nx-amz-date: {date}\r\nx-amz-target: {target}\r\n\
          authorization: {signature}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
-    let answer = raw_tls(edge, Some(b"http/1.1"), text.as_bytes()).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    )
 }
 
 /// Reaches `LIST_MAX`, `HOURS_MAX` of store/src/api/kvs/streams.rs.
@@ -746,22 +762,51 @@ async fn a_request_about_video_asks_for_as_much_as_it_may_and_no_more() {
     }
 }
 
-/// Reaches `RECORDS_MAX` of store/src/api/kinesis/records.rs.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_has_as_many_records_as_it_may_have_and_no_more() {
-    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
-    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+/// Makes a stream `many`, with so many records.
+async fn append_many(admin: &Client, count: usize) {
     let name = StreamName::new("many").unwrap();
     let config = StreamConfig { shard_rate: None, ..StreamConfig::default() };
-    admin.stream(Call::CreateStream { name: name.clone(), shards: 1, config }).await.unwrap();
+    admin.stream(Call::CreateStream { name, shards: 1, config }).await.unwrap();
     let mut builder = BatchBuilder::new();
     let key = builder.key("key", None).unwrap();
-    (0..10_001).for_each(|_| builder.push(key, UnixMs(1), b"x"));
+    (0..count).for_each(|_| builder.push(key, UnixMs(1), b"x"));
     let header = Header::parse(&frame("many", 0, b"", Codec::None)).unwrap();
     let header = Header { stream: header.stream, shard: header.shard, producer_id: 7, ..Header::default() };
     let mut batch = Vec::new();
     builder.seal(Header { producer_epoch: 1, ..header }, &mut Compressor::new(Codec::None), &mut batch);
     admin.append(batch).await.unwrap();
+}
+
+/// Reaches `EVENT_MAX` of store/src/api/kinesis/subscribe.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_as_many_records_as_it_may_have_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+    append_many(&admin, 10_001).await;
+    let found = kinesis(&admin, "DescribeStreamSummary", r#"{"StreamName":"many"}"#).await.unwrap();
+    let arn = |text: &str| text.split('"').find(|text| text.starts_with("arn:")).unwrap().to_owned();
+    let body = format!(r#"{{"StreamARN":"{}","ConsumerName":"c"}}"#, arn(&found));
+    let consumer = arn(&kinesis(&admin, "RegisterStreamConsumer", &body).await.unwrap());
+    let body = format!(
+        r#"{{"ConsumerARN":"{consumer}","ShardId":"shardId-000000000000","StartingPosition":{{"Type":"TRIM_HORIZON"}}}}"#
+    );
+    let request = signed_request(&edge, "kinesis", ("/", "Kinesis_20131202.SubscribeToShard"), &body);
+    let events = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let events = text.split("SubscribeToShardEvent").skip(1);
+        events.map(|event| event.matches("\"PartitionKey\"").count()).collect::<Vec<_>>()
+    };
+    let all = |bytes: &[u8]| bytes.len() > 1_000_000 && events(bytes).iter().sum::<usize>() > 10_000;
+    let said = raw_tls_until(&edge, Some(b"http/1.1"), request.as_bytes(), all).await;
+    assert_eq!(events(&said)[..2], [10_000, 1]);
+}
+
+/// Reaches `RECORDS_MAX` of store/src/api/kinesis/records.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_as_many_records_as_it_may_have_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+    append_many(&admin, 10_001).await;
     let first =
         r#"{"StreamName":"many","ShardId":"shardId-000000000000","ShardIteratorType":"TRIM_HORIZON"}"#;
     let mut iterator = kinesis(&admin, "GetShardIterator", first).await.unwrap();
