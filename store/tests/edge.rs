@@ -740,11 +740,11 @@ async fn a_request_about_video_asks_for_as_much_as_it_may_and_no_more() {
     ] {
         let most = signed(&edge, "kinesisvideo", (path, ""), &most).await;
         assert!(
-            most.starts_with("HTTP/1.") && !most.contains("403") && !most.contains(why),
+            most.starts_with("HTTP/1.") && !most.starts_with("HTTP/1.0 403") && !most.contains(why),
             "{path}: {most}"
         );
         let more = signed(&edge, "kinesisvideo", (path, ""), &more).await;
-        assert!(more.contains("400") && more.contains(why), "{path}: {more}");
+        assert!(more.starts_with("HTTP/1.0 400") && more.contains(why), "{path}: {more}");
     }
     let (id, key) = edge.auth.keys().first().unwrap();
     let basic = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{id}:{}", key.secret));
@@ -756,7 +756,7 @@ async fn a_request_about_video_asks_for_as_much_as_it_may_and_no_more() {
             );
             let said = raw_tls(&edge, Some(b"http/1.1"), head.as_bytes()).await;
             let said = String::from_utf8_lossy(&said).into_owned();
-            assert!(said.starts_with("HTTP/1.") && !said.contains("401"), "{said}");
+            assert!(said.starts_with("HTTP/1.") && !said.starts_with("HTTP/1.0 401"), "{said}");
             assert_eq!(said.split(' ').nth(1) == Some("400"), refused, "{what} {count}: {said}");
         }
     }
