@@ -352,9 +352,7 @@ mod tests {
         assert_eq!(files.by_name.len(), OPEN_FILES_MAX);
         assert!(files.get(&name(1)).is_none(), "the least recently used one is closed");
         assert!(files.get(&name(0)).is_some());
-        for (handle, _) in files.by_name.values() {
-            handle.unsynced.store(true, Ordering::Release);
-        }
+        files.by_name.values().for_each(|(handle, _)| handle.unsynced.store(true, Ordering::Release));
         files.insert(&name(OPEN_FILES_MAX + 1), open());
         assert_eq!(files.by_name.len(), OPEN_FILES_MAX + 1);
     }
