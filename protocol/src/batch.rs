@@ -775,4 +775,20 @@ mod tests {
         let header = builder.seal(Header::default(), &mut Compressor::new(Codec::None), &mut out);
         assert!(header.raw_len < 200 * 1000 + 2 * 1000 + 40);
     }
+
+    /// Reaches `PARTITION_KEY_CHARS_MAX`, `PARTITION_KEY_BYTES_MAX` of protocol/src/limit.rs.
+    #[test]
+    fn a_key_of_a_table_is_as_long_as_it_may_be_and_no_longer() {
+        let read = |bytes: usize, text: &str| {
+            let mut table = Vec::new();
+            put_varint(&mut table, (bytes as u64) << 1);
+            table.extend_from_slice(text.as_bytes());
+            read_key(&mut Cursor::new(&table), 0).map(|key| key.bytes.len())
+        };
+        let widest = "\u{10348}".repeat(PARTITION_KEY_CHARS_MAX);
+        assert_eq!(widest.len(), PARTITION_KEY_BYTES_MAX);
+        assert_eq!(read(PARTITION_KEY_BYTES_MAX, &widest), Ok(PARTITION_KEY_BYTES_MAX));
+        let refused = read(PARTITION_KEY_BYTES_MAX + 1, &(widest + "a"));
+        assert_eq!(refused, Err(BatchError::Key { index: 0, why: "it is too long" }));
+    }
 }

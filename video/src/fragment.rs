@@ -479,4 +479,48 @@ mod tests {
             let _ = Fragment::read(&bytes, &sizes, UnixMs(0));
         }
     }
+
+    /// A head with these bytes behind its preamble.
+    fn headed(body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32).to_le_bytes();
+        [&MAGIC[..], &length, &crc32c::crc32c(body).to_le_bytes(), body].concat()
+    }
+
+    /// Reaches `HEAD_BYTES_MAX`, `CONFIG_BYTES_MAX`, `FRAGMENT_FRAMES_MAX` of video/src/limit.rs.
+    #[test]
+    fn the_largest_head_there_is_can_be_read_and_a_larger_one_is_refused() {
+        let mut rng = protocol::rng::Rng::new(1);
+        let read = |fragment: &Fragment| {
+            let head = fragment.head();
+            let mut sizes: Vec<u32> = fragment.frames.iter().map(|frame| frame.size).collect();
+            sizes[0] += head.len() as u32;
+            Fragment::read(&head, &sizes, fragment.producer_time).map(|(read, _)| read == *fragment)
+        };
+        // Nothing of it can be made shorter.
+        let mut frames = Vec::new();
+        let mut dts = 1;
+        for n in 0..FRAGMENT_FRAMES_MAX as u32 + 1 {
+            let duration = (1 << 28) + n;
+            frames.push(Frame { track: 0, key: true, dts, duration, offset: (1 << 30) + n as i32, size: 1 });
+            dts += u64::from(duration);
+        }
+        let config = (0..=CONFIG_BYTES_MAX).map(|_| rng.next_u64() as u8).collect::<Vec<_>>();
+        let mut largest = fragment(frames);
+        assert!(read(&largest).is_err(), "a frame more than there may be");
+        largest.frames.pop();
+        largest.config = Arc::new(Config::new(config.clone()));
+        assert_eq!(read(&largest), Err(VideoError::Head("its configuration is too long")));
+        largest.config = Arc::new(Config::new(config[1..].to_vec()));
+        assert_eq!(read(&largest), Ok(true));
+        let mut body = largest.head().split_off(PREAMBLE_BYTES);
+        assert!(body.len() < HEAD_BYTES_MAX, "{} bytes", body.len());
+        // What later programs may put behind it.
+        body.resize(HEAD_BYTES_MAX, 0);
+        let mut sizes = vec![1; FRAGMENT_FRAMES_MAX];
+        sizes[0] = (PREAMBLE_BYTES + HEAD_BYTES_MAX + 1) as u32;
+        assert!(Fragment::read(&headed(&body), &sizes, UnixMs(0)).is_ok());
+        body.push(0);
+        sizes[0] += 1;
+        assert!(Fragment::read(&headed(&body), &sizes, UnixMs(0)).is_err());
+    }
 }

@@ -284,4 +284,23 @@ mod tests {
             prop_assert!(demuxer.held_bytes() < 1 << 20);
         }
     }
+
+    /// Reaches `MOOF_FRAMES_MAX` of video/src/limit.rs.
+    #[test]
+    fn one_moof_stands_for_as_many_frames_as_it_may_and_no_more() {
+        let pushed = |count: usize| {
+            let samples = TrunSamples::Inherited { count: count as u32, first_flags: None };
+            let trun = vec![Trun { data_offset: None, samples }];
+            let traf = Traf { tfhd: Tfhd { track_id: 1, ..Tfhd::default() }, trun, ..Traf::default() };
+            let moof = Moof { mfhd: Mfhd { sequence_number: 0 }, traf: vec![traf] };
+            let mut bytes = init(&config());
+            moof.encode(&mut bytes).unwrap();
+            bytes.extend_from_slice(&[0, 0, 0, 8]);
+            bytes.extend_from_slice(b"mdat");
+            let mut demuxer = Demuxer::new(Cutter::new(1, UnixMs(0), Clock::Producer));
+            demuxer.push(&bytes, &mut Vec::new()).map_err(|error| error.to_string())
+        };
+        assert_eq!(pushed(MOOF_FRAMES_MAX), Ok(()));
+        assert!(pushed(MOOF_FRAMES_MAX + 1).unwrap_err().contains("frames in one moof"));
+    }
 }

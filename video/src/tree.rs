@@ -145,6 +145,7 @@ mod tests {
         assert!(check(&long, 0).unwrap_err().to_string().contains("after the end of its parent"));
     }
 
+    /// Reaches `GROUPS_MAX` of video/src/limit.rs.
     #[test]
     fn empty_groups_are_not_counted_by_the_thousand_million() {
         for version in 0..4 {

@@ -500,3 +500,23 @@ async fn url(args: UrlArgs) -> anyhow::Result<()> {
     }
     Ok(out::print(&text)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `PIECES_WAITING_MAX`.
+    #[test]
+    fn no_more_of_a_file_is_read_than_may_wait_while_nobody_takes_it() {
+        let (pieces, mut upload) = mpsc::channel(PIECES_WAITING_MAX);
+        let reader = std::thread::spawn(move || feed(Box::new(std::io::repeat(7)), &pieces).is_ok());
+        while upload.len() < PIECES_WAITING_MAX {
+            std::thread::yield_now();
+        }
+        // It waits with the next one in hand, and ends once nobody will take it.
+        upload.close();
+        assert!(reader.join().unwrap());
+        let taken = std::iter::from_fn(|| upload.blocking_recv()).count();
+        assert_eq!(taken, PIECES_WAITING_MAX);
+    }
+}

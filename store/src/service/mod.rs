@@ -41,7 +41,7 @@ pub(crate) use closing::read as closed;
 pub use read::Read;
 
 /// Bytes that may wait for commits, in all streams together.
-const PENDING_BYTES_MAX: usize = 64 << 20;
+pub(crate) const PENDING_BYTES_MAX: usize = 64 << 20;
 
 /// A thread keeps the memory of an unpacked batch up to this many bytes.
 const BATCH_BYTES_KEPT: usize = 2 << 20;

@@ -243,8 +243,7 @@ impl Service {
         .await?;
         let may_be = |peek: &&Peek| {
             peek.count as usize == cut.fragment.frames.len()
-                && u64::from(peek.len).abs_diff(bytes as u64) <= TIMES_BYTES_MAX
-                && peek.producer_time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+                && is_near((u64::from(peek.len), peek.producer_time), (bytes as u64, begun))
         };
         let Some(peek) = found.first().filter(may_be) else { return Ok(None) };
         let Some(whole) = self.read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
@@ -382,4 +381,64 @@ async fn blocking<T: Send + 'static>(
     let stream = stream.clone();
     let done = tokio::task::spawn_blocking(move || work(&stream)).await;
     done.map_err(|error| internal(error.to_string()))?.map_err(|error| internal(error.to_string()))
+}
+
+/// Whether a fragment of this length and time may be another one again.
+fn is_near((len, time): (u64, UnixMs), (bytes, begun): (u64, UnixMs)) -> bool {
+    len.abs_diff(bytes) <= TIMES_BYTES_MAX && time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `TIMES_BYTES_MAX`, `REORDER_MS_MAX`.
+    #[test]
+    fn what_may_be_the_same_fragment_again_is_as_near_as_its_times_can_differ() {
+        let (len, time) = (100_000, 5_000_000);
+        let near = |more: u64, later: u64| {
+            let there = (len, UnixMs(time));
+            let sides = [((len + more), (time + later)), (len - more, time - later)];
+            sides.map(|(len, time)| is_near(there, (len, UnixMs(time))))
+        };
+        assert_eq!(near(TIMES_BYTES_MAX, REORDER_MS_MAX), [true; 2]);
+        assert_eq!(near(TIMES_BYTES_MAX + 1, 0), [false; 2]);
+        assert_eq!(near(0, REORDER_MS_MAX + 1), [false; 2]);
+    }
+
+    /// Reaches `PEEK_BYTES_MAX`.
+    #[test]
+    fn the_largest_head_there_is_lies_within_what_is_looked_at() {
+        let mut rng = protocol::rng::Rng::new(1);
+        // Nothing of it can be made shorter, and no frame is shorter than what says how long it is.
+        let moov = (0..video::limit::CONFIG_BYTES_MAX).map(|_| rng.next_u64() as u8).collect();
+        let frame = |n: u32| video::fragment::Frame {
+            track: 0,
+            key: true,
+            dts: u64::from(n) << 28,
+            duration: (1 << 28) + n,
+            offset: (1 << 30) + n as i32,
+            size: 1 << 7,
+        };
+        let fragment = Fragment {
+            follows: video::fragment::Follows::Run,
+            run: u64::MAX,
+            place: u64::MAX,
+            clock: video::fragment::Clock::Producer,
+            producer_time: UnixMs(1),
+            config: Arc::new(video::fragment::Config::new(moov)),
+            frames: (0..video::limit::FRAGMENT_FRAMES_MAX as u32).map(frame).collect(),
+        };
+        let data = vec![7; fragment.data_bytes() as usize];
+        let mut start = Vec::new();
+        fragment.seal(video::fragment::PARTITION_KEY, &data, Header::default(), &mut start).unwrap();
+        assert!(start.len() > PEEK_BYTES_MAX);
+        let mut seen = |bytes: usize| {
+            start.truncate(bytes);
+            let (first, start, count) = (SequenceNumber(0), start.clone(), fragment.frames.len() as u32);
+            let peek = Peek { first, count, arrival: UnixMs(1), producer_time: UnixMs(1), len: 0, start };
+            fragment_of(&peek).is_some_and(|stored| stored.fragment.frames.len() == fragment.frames.len())
+        };
+        assert!(seen(PEEK_BYTES_MAX) && !seen(PEEK_BYTES));
+    }
 }

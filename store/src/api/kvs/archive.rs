@@ -145,14 +145,32 @@ impl Call {
                 "No fragments were found in the requested range.",
             ));
         };
-        if more.is_some() || bytes > CLIP_BYTES_MAX {
-            let message =
-                format!("A clip has at most {CLIP_FRAGMENTS_MAX} fragments and {CLIP_BYTES_MAX} bytes.");
-            return Err(invalid(message));
-        }
+        check_clip(all.len() + usize::from(more.is_some()), bytes)?;
         let (principal, query) =
             (self.caller.principal.clone(), format!("from={}&to={}", first.number, last.end()));
         let made = crate::api::video::file(&self.shared, principal, stream, &query).await;
         made.map_err(|message| refusal("InternalFailure", message))
+    }
+}
+
+/// Whether a clip may have so many fragments, and so many bytes.
+fn check_clip(fragments: usize, bytes: u64) -> Result<()> {
+    if fragments > CLIP_FRAGMENTS_MAX || bytes > CLIP_BYTES_MAX {
+        let message =
+            format!("A clip has at most {CLIP_FRAGMENTS_MAX} fragments and {CLIP_BYTES_MAX} bytes.");
+        return Err(invalid(message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `CLIP_FRAGMENTS_MAX`, `CLIP_BYTES_MAX`.
+    #[test]
+    fn a_clip_is_as_large_as_it_may_be_and_no_larger() {
+        assert!(check_clip(CLIP_FRAGMENTS_MAX, CLIP_BYTES_MAX).is_ok());
+        assert!(check_clip(CLIP_FRAGMENTS_MAX + 1, 0).is_err() && check_clip(1, CLIP_BYTES_MAX + 1).is_err());
     }
 }

@@ -187,8 +187,29 @@ impl Run {
 
     fn tell(&self, event: serde_json::Value) {
         if self.wanted {
-            // Whoever wants every one reads as they come.
-            let _ = self.acks.try_send(Bytes::from(event.to_string() + "\n"));
+            tell(&self.acks, &event);
         }
+    }
+}
+
+/// Whoever wants every one reads as they come.
+fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
+    let _ = acks.try_send(Bytes::from(event.to_string() + "\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `ACKS_MAX`.
+    #[test]
+    fn as_many_acknowledgements_wait_as_may_and_others_are_left_out() {
+        let (acks, parts) = mpsc::channel(ACKS_MAX);
+        for n in 0..ACKS_MAX {
+            assert_eq!(parts.len(), n);
+            tell(&acks, &json!(n));
+        }
+        tell(&acks, &json!("one more"));
+        assert_eq!(parts.len(), ACKS_MAX);
     }
 }

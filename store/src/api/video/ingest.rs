@@ -222,8 +222,7 @@ impl Run {
                     "fragment": number.0, "frames": cut.fragment.frames.len(), "bytes": cut.data.len(),
                     "producer_time_ms": cut.fragment.producer_time.0, "again": again,
                 });
-                // Whoever wants every line reads as they come.
-                let _ = lines.try_send(Bytes::from(line.to_string() + "\n"));
+                tell(lines, &line);
             }
         }
         Ok(())
@@ -239,5 +238,27 @@ impl Run {
             members.insert("error_code".to_owned(), code.into());
         }
         (line.to_string() + "\n").into_bytes()
+    }
+}
+
+/// Whoever wants every line reads as they come.
+fn tell(lines: &mpsc::Sender<Bytes>, line: &Value) {
+    let _ = lines.try_send(Bytes::from(line.to_string() + "\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `LINES_MAX`.
+    #[test]
+    fn as_many_lines_wait_as_may_and_others_are_left_out() {
+        let (lines, parts) = mpsc::channel(LINES_MAX);
+        for n in 0..LINES_MAX {
+            assert_eq!(parts.len(), n);
+            tell(&lines, &json!(n));
+        }
+        tell(&lines, &json!("one more"));
+        assert_eq!(parts.len(), LINES_MAX);
     }
 }
