@@ -274,10 +274,14 @@ async fn players_get_playlists_segments_and_files_that_seek() {
     tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
     let played = packets(&url);
     assert_eq!((played["video"].len(), played["audio"].len()), (240, packets(&file)["audio"].len()));
+    let url = format!("{base}/manifest.mpd?to=newest&token={token}");
+    tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
+    let played = packets(&url);
+    assert_eq!((played["video"].len(), played["audio"].len()), (240, packets(&file)["audio"].len()));
     // One that is live has no end, and begins where the newest fragments do.
     let live = String::from_utf8(get(&rig, "/v1/video/cam/live.m3u8?window=2").await).unwrap();
     assert!(live.contains("#EXT-X-MEDIA-SEQUENCE:2\n") && !live.contains("ENDLIST"), "{live}");
-    let segments: Vec<&str> = live.lines().filter(|line| line.starts_with("fragments/")).collect();
+    let segments: Vec<&str> = live.lines().filter(|line| line.starts_with("segments/")).collect();
     assert_eq!(segments.len(), 2);
     let init = live.split("URI=\"").nth(1).unwrap().split('"').next().unwrap();
     let mut file_of_it = get(&rig, &format!("/v1/video/cam/{init}")).await;

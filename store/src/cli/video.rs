@@ -495,7 +495,7 @@ async fn url(args: UrlArgs) -> anyhow::Result<()> {
     let session: Value = serde_json::from_slice(&answer.all().await?)?;
     let base = format!("https://{}:{}", target.url.host, target.url.port);
     let mut text = String::new();
-    for name in ["player", "live", "vod", "file"] {
+    for name in ["player", "live", "vod", "dash", "file"] {
         text += &format!("{name:<7} {base}{}\n", session[name].as_str().unwrap_or("?"));
     }
     Ok(out::print(&text)?)

@@ -35,6 +35,7 @@ mod streams;
 mod tags;
 
 use arn::Arn;
+pub(in crate::api) use arn::fragment_number;
 
 /// Of a request that is not media.
 const BODY_BYTES_MAX: usize = 256 << 10;

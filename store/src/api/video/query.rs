@@ -11,7 +11,7 @@ use crate::service::video::At;
 pub(super) struct Query(Vec<(String, String)>);
 
 /// All that any request knows: one that is misspelt is told.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 20] = [
     "from",
     "to",
     "count",
@@ -26,7 +26,12 @@ const KNOWN: [&str; 15] = [
     "ttl",
     "producer_time",
     "window",
-    "wait",
+    "part_ms",
+    "timeline",
+    "show",
+    "_HLS_msn",
+    "_HLS_part",
+    "_HLS_skip",
 ];
 
 fn decoded(text: &str) -> Option<String> {
