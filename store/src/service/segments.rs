@@ -29,7 +29,9 @@ pub struct Segment {
 }
 
 impl Segment {
-    fn new(first: Stored) -> Segment {
+    /// A segment of which one part is known.
+    #[must_use]
+    pub fn new(first: Stored) -> Segment {
         let (bytes, frames) = (first.fragment.data_bytes(), first.fragment.frames.len());
         Segment { parts: vec![first], bytes, frames }
     }
@@ -109,7 +111,7 @@ impl Segment {
     }
 
     /// Takes a part that is within it; gives back what is not.
-    fn join(&mut self, part: Stored) -> Option<Stored> {
+    pub fn join(&mut self, part: Stored) -> Option<Stored> {
         let (bytes, frames) = (part.fragment.data_bytes(), part.fragment.frames.len());
         // What the cutter gives has these bounds; what anybody else stored is bounded here.
         let fits = self.parts.len() < PARTS_MAX

@@ -5,18 +5,16 @@
 //! both stay as they were when a player first asked, as the address for its next questions has them.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use hyper::{Response, StatusCode, header};
 use protocol::time::UnixMs;
 use video::codec::{Track, TrackKind};
 
-use super::listing::{lasts_ms, with_tracks};
+use super::listing::{Listed, lasts_ms, with_tracks};
 use super::playlist::time;
 use super::{Body, Call, Result, bad, not_found, set, whole};
 use crate::api::kvs::fragment_number;
 use crate::service::segments::Segment;
-use crate::service::video::At;
 
 const KIND: &str = "application/dash+xml";
 /// How often a player asks again, at least and at most.
@@ -36,8 +34,6 @@ struct Show {
     server: bool,
     producer: bool,
 }
-
-type Listed<'a> = (&'a Segment, Arc<[Track]>);
 
 /// Segments that go on, and where they are on the list's own timeline.
 struct Period<'a> {
@@ -279,7 +275,7 @@ impl Call {
     /// From one place to another, where an end is said, or else what is live.
     pub(super) async fn manifest(&self) -> Result<Response<Body>> {
         let (token, show) = (self.token(), self.show()?);
-        let text = if self.query.at("to")?.is_some_and(|to| to != At::Oldest) {
+        let text = if self.query.at("to")?.is_some() && self.query.replay()?.is_none() {
             let segments = self.segments_between().await?;
             of_the_past(&with_tracks(&segments)?, &token, show)
         } else {
@@ -299,9 +295,14 @@ impl Call {
         let (Some((first, _)), Some(last)) = (all.first(), all.last()) else {
             return Err(not_found(format!("stream {}: its first segment is still being made", self.stream)));
         };
+        let arrival = last.0.last().arrival.0;
+        let came_ms = match self.query.replay()? {
+            None => arrival,
+            Some((by_server, late)) => late.saturating_add(if by_server { arrival } else { ends_ms(last) }),
+        };
         let timeline = self.timeline()?.unwrap_or_else(|| Timeline {
             base_ms: begins_ms(first),
-            shift_ms: last.0.last().arrival.0 as i64 - ends_ms(last) as i64,
+            shift_ms: came_ms as i64 - ends_ms(last) as i64,
         });
         let service = &self.shared.service;
         let base = UnixMs(timeline.base_ms);
@@ -315,11 +316,114 @@ impl Call {
     /// Where a player asks again.
     fn location(&self, timeline: Timeline) -> String {
         let mut text = format!("manifest.mpd?timeline={}.{}", timeline.base_ms, timeline.shift_ms);
-        for name in ["from", "window", "show", "token"] {
+        for name in ["from", "to", "replay", "window", "show", "token"] {
             if let Some(value) = self.query.get(name) {
                 let _ = write!(text, "&{name}={value}");
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protocol::sequence::SequenceNumber;
+    use video::fragment::{Clock, Config, Follows, Fragment, Frame};
+
+    use super::*;
+    use crate::service::segments::together;
+    use crate::service::video::Stored;
+
+    fn track(kind: TrackKind, timescale: u32) -> Track {
+        Track {
+            id: 1,
+            kind,
+            timescale,
+            codec: "a&b".to_owned(),
+            width: 2,
+            height: 1,
+            nal_length_bytes: None,
+            parameter_sets: Vec::new(),
+        }
+    }
+
+    /// Two seconds of pictures, and of sound where there is some; begun at so many milliseconds.
+    fn stored(ordinal: u64, at_ms: u64, follows: Follows, run: u64, sound: bool) -> Stored {
+        let picture =
+            Frame { track: 0, key: true, dts: at_ms * 90, duration: 90_000, offset: 90, size: 1000 };
+        let next = Frame { dts: picture.dts + 90_000, ..picture };
+        let other = Frame { track: 1, dts: at_ms * 48, duration: 96_000, offset: 0, ..picture };
+        let half = Frame { duration: 45_000, ..next };
+        let last = Frame { dts: half.dts + 45_000, ..half };
+        let frames = if sound { vec![picture, next, other] } else { vec![picture, half, last] };
+        let fragment = Fragment {
+            follows,
+            run,
+            place: 0,
+            within: 0,
+            clock: Clock::Producer,
+            producer_time: UnixMs(at_ms),
+            config: Arc::new(Config::new(vec![1])),
+            frames,
+        };
+        let number = SequenceNumber(ordinal * 3);
+        Stored { number, ordinal, arrival: UnixMs(at_ms), fragment: Arc::new(fragment) }
+    }
+
+    fn listed(segments: &[Segment]) -> Vec<Listed<'_>> {
+        let tracks: Arc<[Track]> =
+            Arc::new([track(TrackKind::Video, 90_000), track(TrackKind::Audio, 48_000)]);
+        segments.iter().map(|segment| (segment, tracks.clone())).collect()
+    }
+
+    #[test]
+    fn what_does_not_go_on_is_another_period_and_what_is_missing_is_not_waited_for() {
+        let segments = together([
+            stored(3, 10_000, Follows::Previous, 1, true),
+            stored(4, 12_000, Follows::Previous, 1, false),
+            stored(5, 14_000, Follows::Previous, 1, true),
+            stored(6, 90_000, Follows::Run, 2, true),
+        ]);
+        let text = of_the_past(&listed(&segments), "?token=a&b", Show { number: true, ..Show::default() });
+        assert_eq!(text.matches("<Period ").count(), 2, "{text}");
+        assert!(text.contains("<Period id=\"9\" start=\"PT0.000S\" duration=\"PT6.001S\">"), "{text}");
+        assert!(text.contains("<Period id=\"18\" start=\"PT6.001S\""), "{text}");
+        assert!(text.contains("type=\"static\"") && text.contains("mediaPresentationDuration=\"PT8.002S\""));
+        // A segment without sound has its place among those of the sound: they are counted.
+        assert!(text.contains("<S t=\"480000\" d=\"96000\""), "{text}");
+        assert_eq!(text.matches("<S ").count(), 8);
+        assert!(text.contains("presentationTimeOffset=\"8100000\" startNumber=\"6\""), "{text}");
+        assert!(text.contains("?token=a&amp;b&amp;track=1\"") && text.contains("codecs=\"a&amp;b\""));
+        assert!(text.contains(&format!("kvs:fn=\"{}\"", fragment_number(SequenceNumber(18)))), "{text}");
+    }
+
+    #[test]
+    fn what_is_live_stays_where_it_was_on_its_timeline() {
+        let timeline = Timeline { base_ms: 10_000, shift_ms: 500 };
+        let live = |segments: &[Segment], first: Option<(String, u64)>| {
+            let all = listed(segments);
+            let now =
+                Now { all: &all, first, timeline, now: UnixMs(20_000), location: "manifest.mpd?a=1&b=2" };
+            of_now(&now, "", Show::default())
+        };
+        let all = [
+            stored(3, 10_000, Follows::Run, 1, true),
+            // Where nothing came for a while, it is waited for as long.
+            stored(4, 15_000, Follows::Gap(3000), 1, true),
+            stored(5, 20_000, Follows::Run, 2, true),
+            stored(6, 22_000, Follows::Previous, 2, true),
+        ];
+        let text = live(&together(all.clone()), None);
+        assert!(text.contains("<Period id=\"0\" start=\"PT0.000S\" duration=\"PT7.000S\">"), "{text}");
+        assert!(text.contains("<Period id=\"15\" start=\"PT10.000S\">"), "{text}");
+        assert!(text.contains("<S t=\"1350000\" d=\"180000\"/>"), "{text}");
+        assert!(text.contains("availabilityStartTime=\"1970-01-01T00:00:10.500Z\""), "{text}");
+        assert!(text.contains("<Location>manifest.mpd?a=1&amp;b=2</Location>"), "{text}");
+        // Later, when its beginning is not listed any more: the same period.
+        let later = live(&together(all[3..].to_vec()), Some(("15".to_owned(), 20_000)));
+        assert!(later.contains("<Period id=\"15\" start=\"PT10.000S\">"), "{later}");
+        assert!(later.contains("presentationTimeOffset=\"1800000\" startNumber=\"6\""), "{later}");
     }
 }

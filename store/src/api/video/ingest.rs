@@ -58,7 +58,7 @@ impl Producers {
     }
 
     /// How long parts are, where somebody is sending some now: then what is newest may go on.
-    pub(super) fn part_ms(&self, stream: &StreamKey) -> Option<u64> {
+    pub(in crate::api) fn part_ms(&self, stream: &StreamKey) -> Option<u64> {
         let producers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let producer = producers.get(stream).filter(|producer| producer.turn.receiver_count() > 0);
         producer.and_then(|producer| producer.part_ms)

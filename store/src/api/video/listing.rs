@@ -1,7 +1,10 @@
 //! Which segments a playlist or a manifest lists: those of a time that is over, or the newest, and what may still go on.
 //! Never: how they are written.
 
+use std::sync::Arc;
+
 use protocol::sequence::SequenceNumber;
+use protocol::time::UnixMs;
 use video::codec::{Track, tracks};
 
 use super::frames::FRAGMENTS_MAX;
@@ -61,8 +64,14 @@ impl Call {
         };
         let otherwise = if since.is_some() { most } else { WINDOW_DEFAULT };
         let window = self.query.number("window", 2, most)?.unwrap_or(otherwise) as usize;
-        let part_ms = self.shared.producers.part_ms(&self.stream.key());
-        let end = self.place("to", At::Newest).await?;
+        let mut part_ms = self.shared.producers.part_ms(&self.stream.key());
+        let mut end = self.place("to", At::Newest).await?;
+        if let Some((by_server, late_ms)) = self.query.replay()? {
+            let then = UnixMs(self.shared.clock.wall().0.saturating_sub(late_ms));
+            let then = if by_server { At::ServerTime(then) } else { At::ProducerTime(then) };
+            end = end.min(service.video_place(&self.principal, &self.stream, then).await?);
+            part_ms = None;
+        }
         let between = since.unwrap_or(SequenceNumber(0))..end;
         let mut segments = service.segments_before(&self.principal, &self.stream, between, window).await?;
         // Where they are not counted without gaps, a list can only begin after that.
@@ -86,11 +95,12 @@ impl Call {
     }
 }
 
+/// A segment and its tracks.
+pub(super) type Listed<'a> = (&'a Segment, Arc<[Track]>);
+
 /// The tracks of each segment: read once for all that have the same configuration.
-pub(super) fn with_tracks<'a>(
-    segments: impl IntoIterator<Item = &'a Segment>,
-) -> Result<Vec<(&'a Segment, std::sync::Arc<[Track]>)>> {
-    let mut all: Vec<(&Segment, std::sync::Arc<[Track]>)> = Vec::new();
+pub(super) fn with_tracks<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> Result<Vec<Listed<'a>>> {
+    let mut all: Vec<Listed<'a>> = Vec::new();
     for segment in segments {
         let known = all.last().filter(|(last, _)| last.config() == segment.config());
         let tracks = match known {

@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode, header};
 use tokio::time::timeout;
 use video::codec::Track;
 
-use super::listing::{Live, lasts_ms, with_tracks};
+use super::listing::{Listed, Live, lasts_ms, with_tracks};
 use super::segments::PART_WAIT;
 use super::{Body, Call, Result, bad, set, whole};
 use crate::service::segments::Segment;
@@ -92,7 +92,12 @@ fn part_ms(part: &Stored, tracks: &[Track]) -> u64 {
 fn write(segments: &[Segment], live: Option<&Live>, token: &str) -> Result<String> {
     let open = live.and_then(|live| live.open.as_ref());
     let all = with_tracks(segments.iter().chain(open))?;
-    let (whole, open) = all.split_at(segments.len());
+    Ok(written(&all, segments.len(), live, token))
+}
+
+/// The text of so many whole segments, and of what is open.
+fn written(all: &[Listed<'_>], whole: usize, live: Option<&Live>, token: &str) -> String {
+    let (whole, open) = all.split_at(whole);
     let longest = all.iter().map(|(segment, tracks)| lasts_ms(segment, tracks)).max().unwrap_or(1000);
     let target = longest.div_ceil(1000).max(1);
     let first = all.first().map_or(0, |(first, _)| first.sequence());
@@ -138,7 +143,7 @@ fn write(segments: &[Segment], live: Option<&Live>, token: &str) -> Result<Strin
     if live.is_none() {
         text += "#EXT-X-ENDLIST\n";
     }
-    Ok(text)
+    text
 }
 
 impl Call {
@@ -193,4 +198,87 @@ fn playlist(text: &str) -> Result<Response<Body>> {
     let mut response = whole(StatusCode::OK, KIND, text.as_bytes().to_vec());
     set(&mut response, header::CACHE_CONTROL, "no-store");
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protocol::sequence::SequenceNumber;
+    use protocol::time::UnixMs;
+    use video::fragment::{Clock, Config, Follows, Fragment, Frame};
+
+    use super::*;
+    use crate::service::segments::together;
+
+    /// A configuration whose one track has units of a millisecond.
+    fn config() -> Arc<Config> {
+        Arc::new(Config::new(vec![0, 0, 0, 8, b'm', b'o', b'o', b'v']))
+    }
+
+    /// Half a second of one picture; the first of a group is a key frame.
+    fn part(ordinal: u64, within: u64, follows: Follows) -> Stored {
+        let key = follows != Follows::Within;
+        let frame = Frame { track: 0, key, dts: ordinal * 500, duration: 500, offset: 0, size: 1 };
+        let fragment = Fragment {
+            follows,
+            run: 1,
+            place: ordinal,
+            within,
+            clock: Clock::Producer,
+            producer_time: UnixMs(ordinal * 500),
+            config: config(),
+            frames: vec![frame],
+        };
+        Stored { number: SequenceNumber(ordinal), ordinal, arrival: UnixMs(0), fragment: Arc::new(fragment) }
+    }
+
+    fn live(part_ms: Option<u64>) -> Live {
+        let (mut stored, mut within) = (Vec::new(), 0);
+        for ordinal in 0..18 {
+            let follows = if ordinal % 4 == 0 { Follows::Previous } else { Follows::Within };
+            within += u64::from(follows == Follows::Within);
+            stored.push(part(ordinal, within, follows));
+        }
+        let mut segments = together(stored);
+        let open = part_ms.and_then(|_| segments.pop());
+        Live { segments, open, part_ms }
+    }
+
+    fn text(live: &Live) -> String {
+        let tracks: Arc<[Track]> = Arc::new([]);
+        let all: Vec<_> = live.all().map(|segment| (segment, tracks.clone())).collect();
+        written(&all, live.segments.len(), Some(live), "?token=t")
+    }
+
+    #[test]
+    fn parts_are_listed_of_the_newest_segments_and_the_next_one_has_a_name() {
+        let text = text(&live(Some(400)));
+        assert!(text.contains("#EXT-X-PART-INF:PART-TARGET=0.500\n"), "{text}");
+        assert!(text.contains("CAN-BLOCK-RELOAD=YES,HOLD-BACK=6.000,PART-HOLD-BACK=1.500\n"), "{text}");
+        // Three whole segments and the one that is being made: the first has its whole name only.
+        assert_eq!(text.matches("#EXT-X-PART:").count(), 14, "{text}");
+        assert!(text.contains("#EXT-X-PART:DURATION=0.500,URI=\"parts/4.m4s?token=t\",INDEPENDENT=YES\n"));
+        assert!(text.contains("#EXTINF:2.000,\nsegments/12-16.m4s?token=t\n"), "{text}");
+        assert!(!text.contains("segments/16"), "{text}");
+        let end = "#EXT-X-PART:DURATION=0.500,URI=\"parts/17.m4s?token=t\"\n\
+                   #EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"parts/18.m4s?token=t\"\n";
+        assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn where_nobody_sends_parts_what_is_there_is_whole() {
+        let text = text(&live(None));
+        assert!(!text.contains("PART") && !text.contains("HINT") && !text.contains("BLOCK"), "{text}");
+        assert!(text.ends_with("#EXTINF:1.000,\nsegments/16-18.m4s?token=t\n"), "{text}");
+        assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:0\n"), "{text}");
+    }
+
+    #[test]
+    fn one_who_waits_hears_when_the_segment_or_its_part_is_there() {
+        let live = live(Some(400));
+        let there = |sequence, part| Awaited { sequence, part }.is_there(&live);
+        assert!(there(3, None) && there(3, Some(99)) && there(4, Some(0)) && there(4, Some(1)));
+        assert!(!there(4, None) && !there(4, Some(2)) && !there(5, None) && !there(5, Some(0)));
+    }
 }
