@@ -11,7 +11,7 @@ pub struct Demuxer(Kind);
 #[derive(Debug)]
 enum Kind {
     /// Not enough came to tell.
-    Unknown(Vec<u8>, Option<Cutter>),
+    Unknown(Vec<u8>, Option<Box<Cutter>>),
     Mp4(Box<demux::Demuxer>),
     Mkv(Box<mkv::Demuxer>),
 }
@@ -20,7 +20,7 @@ impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer(Kind::Unknown(Vec::new(), Some(cutter)))
+        Demuxer(Kind::Unknown(Vec::new(), Some(Box::new(cutter))))
     }
 
     /// Takes more bytes, and returns the fragments that they complete.
@@ -71,9 +71,9 @@ impl Demuxer {
         let Kind::Unknown(begin, cutter) = &mut self.0 else { return Vec::new() };
         let (begin, Some(cutter)) = (std::mem::take(begin), cutter.take()) else { return Vec::new() };
         self.0 = if begin.starts_with(&mkv::MAGIC) {
-            Kind::Mkv(Box::new(mkv::Demuxer::new(cutter)))
+            Kind::Mkv(Box::new(mkv::Demuxer::new(*cutter)))
         } else {
-            Kind::Mp4(Box::new(demux::Demuxer::new(cutter)))
+            Kind::Mp4(Box::new(demux::Demuxer::new(*cutter)))
         };
         begin
     }

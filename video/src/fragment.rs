@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! "KVF1"   u32 bytes of all that follows in the head   u32 CRC32C of it
-//! varint follows (0 first of a run, 1 goes on, 2 after a gap) [zigzag gap in ms]
+//! varint follows (0 first of a run, 1 goes on, 2 after a gap, 3 within; and 4 where a count comes)
+//!        [zigzag gap in ms] [varint count of those within, so far]
 //! u64 run   varint place in the run   u8 clock
 //! varint length, configuration (an MP4 `moov`), lz4
 //! u8 track count   for each track: varint decode time of its first frame, in its timescale
@@ -74,7 +75,12 @@ pub enum Follows {
     Previous,
     /// The producer's times jump by this many milliseconds; back, where it is negative.
     Gap(i64),
+    /// It is a further part of what the one before it began: stored before its end came, so that it can be read sooner.
+    Within,
 }
+
+/// In `follows`: how many of its stream are within others is said after it.
+const COUNTED: u64 = 4;
 
 /// Whose clock the producer time is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +125,8 @@ pub struct Fragment {
     pub run: u64,
     /// Place in the run.
     pub place: u64,
+    /// How many of its stream so far, with this one, were [`Follows::Within`]. The store counts, as it knows them all.
+    pub within: u64,
     /// Whose clock `producer_time` is.
     pub clock: Clock,
     /// When its first frame was made.
@@ -152,13 +160,18 @@ impl Fragment {
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
         let mut out = vec![0; PREAMBLE_BYTES];
+        let counted = if self.within > 0 { COUNTED } else { 0 };
         match self.follows {
-            Follows::Run => put_varint(&mut out, 0),
-            Follows::Previous => put_varint(&mut out, 1),
+            Follows::Run => put_varint(&mut out, counted),
+            Follows::Previous => put_varint(&mut out, counted | 1),
             Follows::Gap(ms) => {
-                put_varint(&mut out, 2);
+                put_varint(&mut out, counted | 2);
                 put_zigzag(&mut out, ms);
             }
+            Follows::Within => put_varint(&mut out, counted | 3),
+        }
+        if self.within > 0 {
+            put_varint(&mut out, self.within);
         }
         out.extend_from_slice(&self.run.to_le_bytes());
         put_varint(&mut out, self.place);
@@ -281,16 +294,19 @@ fn read_body(
     let bad = VideoError::Head;
     let short = |_| bad("it ends too early");
     let mut cursor = Cursor::new(body);
-    let follows = match cursor.varint().map_err(short)? {
-        0 => Follows::Run,
-        1 => Follows::Previous,
-        2 => Follows::Gap(cursor.zigzag().map_err(short)?),
+    let code = cursor.varint().map_err(short)?;
+    let follows = match code {
+        0 | 4 => Follows::Run,
+        1 | 5 => Follows::Previous,
+        2 | 6 => Follows::Gap(cursor.zigzag().map_err(short)?),
+        3 | 7 => Follows::Within,
         _ => {
             return Err(bad(
                 "it follows in a way that this program does not know: it is older than the data",
             ));
         }
     };
+    let within = if code & COUNTED == 0 { 0 } else { cursor.varint().map_err(short)? };
     let (run, place) = (cursor.u64().map_err(short)?, cursor.varint().map_err(short)?);
     let clock = if cursor.u8().map_err(short)? == 0 { Clock::Producer } else { Clock::Arrival };
     let length = cursor.varint().map_err(short)?;
@@ -329,7 +345,8 @@ fn read_body(
         frames.push(Frame { track: track as u8, key, dts: next[track], duration, offset, size });
         next[track] = next[track].saturating_add(u64::from(duration));
     }
-    Ok(Fragment { follows, run, place, clock, producer_time, config: Arc::new(Config::new(moov)), frames })
+    let config = Arc::new(Config::new(moov));
+    Ok(Fragment { follows, run, place, within, clock, producer_time, config, frames })
 }
 
 fn read_times(flags: u8, cursor: &mut Cursor<'_>, before: (u32, i32)) -> Result<(u32, i32), VideoError> {
@@ -359,6 +376,7 @@ mod tests {
             follows: Follows::Gap(-40),
             run: 7,
             place: 3,
+            within: 0,
             clock: Clock::Arrival,
             producer_time: UnixMs(1_700_000_000_000),
             config: Arc::new(Config::new(b"moov of some camera".to_vec())),
@@ -416,6 +434,19 @@ mod tests {
             let lengths: usize = whole.frames.iter().map(|f| if f.size < 16_384 { 2 } else { 3 }).sum();
             let each = (in_head + lengths) as f64 / whole.frames.len() as f64;
             assert!(each <= 4.0, "{offsets:?} {audio}: {each} bytes");
+        }
+    }
+
+    #[test]
+    fn how_it_follows_and_how_many_are_within_others_comes_back() {
+        for follows in [Follows::Run, Follows::Previous, Follows::Gap(7), Follows::Gap(-7), Follows::Within] {
+            for within in [0, 1, 127, 128, u64::MAX] {
+                let fragment = Fragment { follows, within, ..fragment(camera(1, &[0], false)) };
+                let head = fragment.head();
+                let (read, _) =
+                    Fragment::read(&head, &[head.len() as u32 + 8000], fragment.producer_time).unwrap();
+                assert_eq!(read, fragment);
+            }
         }
     }
 

@@ -31,6 +31,23 @@ pub fn init(config: &Config) -> Vec<u8> {
     out
 }
 
+/// The initialization segment of one track alone, by its place in the configuration.
+///
+/// # Errors
+/// When the configuration is no `moov`, or has no such track.
+pub fn init_of_track(config: &Config, track: u8) -> Result<Vec<u8>, VideoError> {
+    let mut moov = moov_of(config)?;
+    let missing = VideoError::Head("its configuration has no such track");
+    let id = moov.trak.get(usize::from(track)).map(|trak| trak.tkhd.track_id).ok_or(missing)?;
+    moov.trak.retain(|trak| trak.tkhd.track_id == id);
+    if let Some(mvex) = &mut moov.mvex {
+        mvex.trex.retain(|trex| trex.track_id == id);
+    }
+    let mut bytes = Vec::new();
+    moov.encode(&mut bytes).map_err(|_| VideoError::Head("its track makes no moov of its own"))?;
+    Ok(init(&Config::new(bytes)))
+}
+
 /// Track ids of a configuration, in the order in which frames count them.
 ///
 /// # Errors
@@ -192,6 +209,20 @@ mod tests {
             // A configuration that went through a container is the same one.
             assert_eq!(*cuts[0].fragment.config, *Arc::new(config_of(&cuts[0])));
         }
+    }
+
+    #[test]
+    fn a_track_alone_is_initialized_alone() {
+        let config = config();
+        for (track, id) in [(0, 1), (1, 2)] {
+            let frame = Frame { track: 0, key: true, dts: 9, duration: 1, offset: 0, size: 4 };
+            let bytes =
+                [init_of_track(&config, track).unwrap(), segment(0, &[id], &[frame], &[b"data"]).unwrap()]
+                    .concat();
+            let cuts = taken_apart(&bytes, 100);
+            assert_eq!(track_ids(&cuts[0].fragment.config).unwrap(), [id]);
+        }
+        assert!(init_of_track(&config, 2).is_err());
     }
 
     fn config_of(cut: &Cut) -> Config {

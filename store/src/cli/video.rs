@@ -68,6 +68,9 @@ pub(super) struct PutArgs {
     /// When its first frame was made, such as 2026-11-20T12:00:00Z [default: now].
     #[arg(long, value_name = "TIME")]
     producer_time: Option<String>,
+    /// Store what is there of a group of pictures after so many milliseconds (100 to 2000), so that it is seen sooner.
+    #[arg(long, value_name = "MS")]
+    part_ms: Option<u32>,
     /// Say nothing of each fragment.
     #[arg(long, short)]
     quiet: bool,
@@ -268,7 +271,10 @@ async fn put(args: PutArgs) -> anyhow::Result<()> {
             feed_film(*film, &pieces).with_context(|| format!("{name} can't be read to its end"))
         }
     });
-    let path = Address::new(&args.common.stream, "").with("producer_time", args.producer_time.as_deref());
+    let part_ms = args.part_ms.map(|ms| ms.to_string());
+    let path = Address::new(&args.common.stream, "")
+        .with("producer_time", args.producer_time.as_deref())
+        .with("part_ms", part_ms.as_deref());
     let target = args.common.store.target()?;
     let mut answer = ask(&target, Method::POST, &path.text, Upload::pieces(upload)).await?;
     let mut rest = Vec::new();
@@ -495,7 +501,7 @@ async fn url(args: UrlArgs) -> anyhow::Result<()> {
     let session: Value = serde_json::from_slice(&answer.all().await?)?;
     let base = format!("https://{}:{}", target.url.host, target.url.port);
     let mut text = String::new();
-    for name in ["player", "live", "vod", "file"] {
+    for name in ["player", "live", "vod", "dash", "file"] {
         text += &format!("{name:<7} {base}{}\n", session[name].as_str().unwrap_or("?"));
     }
     Ok(out::print(&text)?)

@@ -32,6 +32,7 @@ mod closing;
 pub mod read;
 pub mod records;
 mod scaling;
+pub mod segments;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;

@@ -14,7 +14,7 @@ use protocol::stream::{CallError, CallErrorCode, StreamConfig};
 use protocol::time::UnixMs;
 use tokio::sync::{mpsc, watch};
 use video::cut::Cut;
-use video::fragment::{Fragment, PARTITION_KEY, data_of};
+use video::fragment::{Follows, Fragment, PARTITION_KEY, data_of};
 
 use super::streams::{may_command, stopped};
 use super::{Service, Session, call_error};
@@ -51,6 +51,12 @@ impl Stored {
     #[must_use]
     pub fn end(&self) -> SequenceNumber {
         self.number + self.fragment.frames.len() as u64
+    }
+
+    /// The place of its segment among all segments of its stream.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.ordinal.saturating_sub(self.fragment.within)
     }
 }
 
@@ -127,7 +133,7 @@ fn is_same_frame(a: &video::fragment::Frame, b: &video::fragment::Frame) -> bool
 }
 
 /// The shard that frames go to.
-fn shard_of(stream: &Stream) -> ShardId {
+pub(super) fn shard_of(stream: &Stream) -> ShardId {
     let hash = HashKey::of_partition_key(PARTITION_KEY);
     let map = stream.map();
     let mut open = map.1.iter().filter(|(_, shard)| shard.closed.is_none());
@@ -147,7 +153,30 @@ fn fragment_of(peek: &Peek) -> Option<Stored> {
     })
 }
 
+/// What was stored with this frame, and what it is where that is a fragment.
+pub(super) fn peek_one(
+    stream: &Stream,
+    shard: ShardId,
+    number: SequenceNumber,
+) -> Result<(Option<Peek>, Option<Stored>), ReadError> {
+    let mut stored = None;
+    let mut peek = None;
+    for bytes in [PEEK_BYTES, PEEK_BYTES_MAX] {
+        peek = stream.reader().peek(shard, number, 1, bytes)?.into_iter().next();
+        stored = peek.as_ref().and_then(fragment_of);
+        if peek.is_none() || stored.is_some() {
+            break;
+        }
+    }
+    Ok((peek, stored))
+}
+
 impl Service {
+    pub(super) fn video_stream(&self, principal: &Principal, name: &StreamName) -> Result<Stream, CallError> {
+        may_command(principal)?;
+        self.find_stream(name)
+    }
+
     /// Makes a stream for video if it is not there.
     ///
     /// # Errors
@@ -180,11 +209,12 @@ impl Service {
         name: &StreamName,
         cut: &Cut,
     ) -> Result<Kept, CallError> {
-        may_command(principal)?;
-        let stream = self.find_stream(name)?;
+        let stream = self.video_stream(principal, name)?;
         let mut bytes = Vec::with_capacity(cut.data.len() + 64 * 1024);
         let header = Header { stream: name.key(), ..Header::default() };
-        let header = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
+        let counted = self.counted(&stream, &cut.fragment).await?;
+        let fragment = counted.as_ref().unwrap_or(&cut.fragment);
+        let header = fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
         header.map_err(|error| internal(error.to_string()))?;
         self.check_sizes(principal, name, &cut.fragment)?;
         if let Some(number) = self.known(&stream, cut, bytes.len()).await? {
@@ -204,6 +234,18 @@ impl Service {
             }
             other => Err(call_error(CallErrorCode::Invalid, format!("stream {name}: {other:?}"))),
         }
+    }
+
+    /// A fragment of a stream in which parts are stored says how many there were so far: the newest one knows.
+    async fn counted(&self, stream: &Stream, fragment: &Fragment) -> Result<Option<Fragment>, CallError> {
+        let shard = shard_of(stream);
+        let Some(last) = stream.tail(shard).0.checked_sub(1) else { return Ok(None) };
+        let newest = blocking(stream, move |stream| {
+            Ok(peek_one(stream, shard, SequenceNumber(last))?.1.map(|stored| stored.fragment.within))
+        });
+        let before = newest.await?.unwrap_or(0);
+        let within = before + u64::from(fragment.follows == Follows::Within);
+        Ok((within > 0).then(|| Fragment { within, ..fragment.clone() }))
     }
 
     /// A fragment is kept whole or not at all.
@@ -374,7 +416,7 @@ impl Service {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     stream: &Stream,
     work: impl FnOnce(&Stream) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, CallError> {

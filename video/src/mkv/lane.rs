@@ -209,6 +209,7 @@ impl Lane {
             data: &held.data,
         };
         out.extend(self.cutter.push(sample)?.map(Told::Cut));
+        out.extend(self.cutter.part().map(Told::Cut));
         Ok(())
     }
 }

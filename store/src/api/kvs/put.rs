@@ -73,7 +73,7 @@ impl Call {
         // Without randomness two runs look like one, and nothing else is wrong.
         let _ = getrandom::fill(&mut random);
         let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start);
-        let turn = self.shared.producers.begin(found.name.key());
+        let turn = self.shared.producers.begin(found.name.key(), None);
         let room = Room::new(&self.shared);
         let (acks, parts) = mpsc::channel(ACKS_MAX);
         let run = Run { call: self, found, demuxer, room, acks, wanted, timecode: None, first: None };
