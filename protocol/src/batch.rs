@@ -613,7 +613,7 @@ impl<'a> Iterator for Records<'a> {
         Some(Record {
             index,
             key_index,
-            partition_key: key_text(&self.batch.raw(), key),
+            partition_key: key_text(self.batch.raw(), key),
             explicit_hash_key: key.explicit,
             time: UnixMs(self.time),
             data,

@@ -26,6 +26,8 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("NEWS_MAX", "store/src/api/native/herald.rs"),
     ("PARTS_WAITING_MAX", "store/src/api/video/frames.rs"),
     ("GOP_FRAGMENTS_MAX", "store/src/api/video/frames.rs"),
+    ("GOP_BYTES_MAX", "store/src/api/video/frames.rs"),
+    ("STORED_MAX", "store/src/api/video/listing.rs"),
     ("TIME_MAX", "store/src/api/video/picture.rs"),
     ("PIECES_WAITING_MAX", "store/src/api/video/segments.rs"),
     ("SEGMENT_BYTES_MAX", "store/src/check.rs"),

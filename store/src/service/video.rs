@@ -466,6 +466,7 @@ mod tests {
             follows: video::fragment::Follows::Run,
             run: u64::MAX,
             place: u64::MAX,
+            within: u64::MAX,
             clock: video::fragment::Clock::Producer,
             producer_time: UnixMs(1),
             config: Arc::new(video::fragment::Config::new(moov)),

@@ -36,6 +36,11 @@ struct Awaited {
 }
 
 impl Awaited {
+    /// Nobody waits for what is further away than the next few (RFC 8216bis, 6.2.5.2).
+    fn is_too_far(self, newest: u64) -> bool {
+        self.sequence > newest.saturating_add(AHEAD_MAX)
+    }
+
     fn is_there(&self, live: &Live) -> bool {
         let whole = live.segments.last().is_some_and(|last| last.sequence() >= self.sequence);
         let open = live.open.as_ref().is_some_and(|open| {
@@ -179,7 +184,7 @@ impl Call {
                 changes.mark_unchanged();
                 let live = self.live().await?;
                 let newest = live.all().next_back().map_or(0, Segment::sequence);
-                if awaited.sequence > newest.saturating_add(AHEAD_MAX) {
+                if awaited.is_too_far(newest) {
                     return Err(bad(format!("_HLS_msn={}: the newest is {newest}", awaited.sequence)));
                 }
                 if awaited.is_there(&live) || changes.changed().await.is_err() {
@@ -280,5 +285,12 @@ mod tests {
         let there = |sequence, part| Awaited { sequence, part }.is_there(&live);
         assert!(there(3, None) && there(3, Some(99)) && there(4, Some(0)) && there(4, Some(1)));
         assert!(!there(4, None) && !there(4, Some(2)) && !there(5, None) && !there(5, Some(0)));
+    }
+
+    /// Reaches `AHEAD_MAX`.
+    #[test]
+    fn nobody_waits_for_what_is_far_ahead() {
+        let is_too_far = |sequence| Awaited { sequence, part: None }.is_too_far(7);
+        assert!(!is_too_far(7 + AHEAD_MAX) && is_too_far(8 + AHEAD_MAX) && !is_too_far(0));
     }
 }
