@@ -164,8 +164,6 @@ const cases = {
     await delay("low-latency HLS (hls.js)", await play("hls", plain + hls, () => watch(6000), { lowLatencyMode: true }));
     await delay("DASH (dash.js)", await play("dash", plain + dash, () => watch(6000)));
     await page.goto(plain + player);
-    await page.setBypassCSP(true);
-    await page.reload();
     await page.waitForFunction(() => document.getElementById("video").readyState >= 3, { timeout: 30000 });
     await delay("the player page", await page.evaluate(watchPlain, 6000));
     const told = (await live.stop()).trim().split("\n").map((line) => JSON.parse(line));

@@ -206,7 +206,13 @@ impl Call {
         let segment = service.segment_at(&self.principal, &self.stream, sequence).await?;
         let segment = segment.ok_or_else(missing)?;
         let parts = service.wholes(&self.principal, &self.stream, segment.number(), segment.end()).await?;
-        self.container(&parts.ok_or_else(missing)?)
+        let mut response = self.container(&parts.ok_or_else(missing)?)?;
+        let newest = service.video_place(&self.principal, &self.stream, At::Newest).await?;
+        if segment.end() >= newest && self.shared.producers.part_ms(&self.stream.key()).is_some() {
+            // It may go on.
+            set(&mut response, header::CACHE_CONTROL, "no-store");
+        }
+        Ok(response)
     }
 
     /// What goes on after a frame, once it is there.
