@@ -88,3 +88,39 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `KEYS_MAX`.
+    #[test]
+    fn records_of_so_many_keys_wait_and_then_there_is_no_room() {
+        let (mut waiting, mut batch) = (Aggregates::default(), BatchBuilder::new());
+        for n in 0..KEYS_MAX {
+            assert!(waiting.has_room(), "{n} keys");
+            waiting.push(&mut batch, &n.to_string(), UnixMs(1), b"x");
+        }
+        assert!(!waiting.has_room());
+        waiting.flush(&mut batch);
+        assert!(waiting.has_room() && batch.record_count() == KEYS_MAX);
+    }
+
+    /// Reaches `BYTES_MAX`.
+    #[test]
+    fn records_of_a_key_are_one_record_up_to_its_longest_and_then_another_one() {
+        let (first, second) = (vec![1; 50_000], vec![2; 2000]);
+        let record = |data| SubRecord { partition_key: "k", explicit_hash_key: None, data };
+        let mut one = Aggregator::default();
+        one.push(&record(&first));
+        let fits =
+            (0..second.len()).rfind(|len| one.bytes_with(&record(&second[..*len])) <= BYTES_MAX).unwrap();
+        assert_eq!(one.bytes_with(&record(&second[..fits])), BYTES_MAX);
+        for (len, complete) in [(fits, 0), (fits + 1, 1)] {
+            let (mut waiting, mut batch) = (Aggregates::default(), BatchBuilder::new());
+            waiting.push(&mut batch, "k", UnixMs(1), &first);
+            waiting.push(&mut batch, "k", UnixMs(1), &second[..len]);
+            assert_eq!(batch.record_count(), complete, "{len} bytes");
+        }
+    }
+}

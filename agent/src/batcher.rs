@@ -452,4 +452,53 @@ mod tests {
             unpack(&batcher.take(0, Vec::new()).frames).iter().map(|(_, r)| r.len()).collect();
         assert_eq!(sizes, [1, 1, 1]);
     }
+
+    /// Reaches `OPEN_BATCHES_MAX`.
+    #[test]
+    fn one_batch_more_than_may_be_open_closes_the_oldest() {
+        let mut batcher = Batcher::new(&[settings(10, 1000)], 1 << 20);
+        let mut push = |n: usize| {
+            batcher.push(0, lane(n as u32), "k", UnixMs(1), b"x", Mono(n as u64)).unwrap();
+            (batcher.groups[0].open.len(), batcher.groups[0].sealed.batches)
+        };
+        for n in 0..OPEN_BATCHES_MAX - 1 {
+            assert_eq!(push(n), (n + 1, 0));
+        }
+        assert_eq!(push(OPEN_BATCHES_MAX - 1), (OPEN_BATCHES_MAX, 0));
+        assert_eq!(push(OPEN_BATCHES_MAX), (OPEN_BATCHES_MAX, 1));
+        assert_eq!(unpack(&batcher.take(0, Vec::new()).frames)[0].0, 0);
+    }
+
+    /// Reaches `OPEN_BYTES_MAX`, `SEALED_BYTES_MAX`.
+    #[test]
+    fn a_commit_is_due_when_open_or_sealed_batches_have_as_many_bytes_as_they_may() {
+        let mut batcher = Batcher::new(&[settings(10, 1 << 20)], 64 << 20);
+        let data = vec![0; OPEN_BYTES_MAX - 1];
+        batcher.push(0, lane(0), "k", UnixMs(1), &data, Mono::ZERO).unwrap();
+        assert!(!batcher.is_full(0));
+        batcher.push(0, lane(1), "k", UnixMs(1), b"x", Mono::ZERO).unwrap();
+        assert!(batcher.is_full(0));
+        batcher.take(0, Vec::new());
+        batcher.groups[0].sealed.frames = vec![0; SEALED_BYTES_MAX - 1];
+        assert!(!batcher.is_full(0));
+        batcher.groups[0].sealed.frames.push(0);
+        assert!(batcher.is_full(0));
+        // A commit that may be smaller is due sooner.
+        let mut small = Batcher::new(&[settings(10, 1 << 20)], 10);
+        small.push(0, lane(0), "k", UnixMs(1), &[0; 10], Mono::ZERO).unwrap();
+        assert!(small.is_full(0));
+    }
+
+    /// Reaches `SPARE_BUILDERS_MAX`.
+    #[test]
+    fn only_a_few_builders_keep_their_memory() {
+        let mut batcher = Batcher::new(&[settings(10, 1000)], 1 << 20);
+        for count in [SPARE_BUILDERS_MAX, SPARE_BUILDERS_MAX + 1] {
+            for n in 0..count {
+                batcher.push(0, lane(n as u32), "k", UnixMs(1), b"x", Mono::ZERO).unwrap();
+            }
+            batcher.take(0, Vec::new());
+            assert_eq!(batcher.spare.len(), SPARE_BUILDERS_MAX);
+        }
+    }
 }

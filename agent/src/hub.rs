@@ -356,3 +356,59 @@ impl Hub {
         news
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `COMMITS_MAX`.
+    #[test]
+    fn commits_wait_for_the_spool_and_then_for_room() {
+        let hub = Hub::new(0);
+        for _ in 0..COMMITS_MAX {
+            assert!(hub.spool_is_ready() && hub.commit(Commit::default()));
+        }
+        assert!(!hub.spool_is_ready());
+        // Whoever waits for room then is told that there will be none.
+        hub.stop(true);
+        assert!(!hub.commit(Commit::default()));
+        assert_eq!(hub.spool_work(Duration::ZERO, true).0.len(), COMMITS_MAX);
+        (0..10).for_each(|_| hub.give_back(vec![0; 10]));
+        assert_eq!(lock(&hub.spool).spare.len(), COMMITS_MAX + 1);
+    }
+
+    fn message(hub: &Hub, bytes: usize) {
+        let payload = Payload::Record(vec![0; bytes]);
+        let topic = String::new();
+        hub.message(Message { source: 0, number: 1, topic, payload, hash: 0, forget: false });
+    }
+
+    /// Reaches `MESSAGES_MAX`, `MESSAGE_BYTES_MAX`.
+    #[test]
+    fn messages_wait_for_the_pipeline_up_to_a_count_and_to_a_size() {
+        let hub = Hub::new(1);
+        (0..MESSAGES_MAX - 1).for_each(|_| message(&hub, 1));
+        assert!(hub.has_message_room());
+        message(&hub, 1);
+        assert!(!hub.has_message_room());
+        assert_eq!(hub.pipe_work(Duration::ZERO, true).messages.len(), MESSAGES_MAX);
+        assert!(hub.has_message_room());
+        message(&hub, MESSAGE_BYTES_MAX - 1);
+        assert!(hub.has_message_room());
+        message(&hub, 1);
+        assert!(!hub.has_message_room());
+    }
+
+    /// Reaches `DIRTY_MAX`.
+    #[test]
+    fn so_many_files_that_changed_are_known_by_name_and_then_all_are_looked_at() {
+        let seen = |count: usize| {
+            let hub = Hub::new(0);
+            (0..count).for_each(|n| hub.file_changed(Some(PathBuf::from(n.to_string()))));
+            let news = hub.pipe_work(Duration::ZERO, false);
+            (news.dirty.len(), news.look_everywhere)
+        };
+        assert_eq!(seen(DIRTY_MAX), (DIRTY_MAX, false));
+        assert_eq!(seen(DIRTY_MAX + 1), (0, true));
+    }
+}

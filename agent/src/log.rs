@@ -113,3 +113,22 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `KINDS_MAX`.
+    #[test]
+    fn what_repeats_is_written_once_and_no_more_kinds_are_remembered_than_may_be() {
+        let written = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&written);
+        let log = Log::to(move |_, _| *count.lock().unwrap() += 1);
+        for _ in 0..2 {
+            (0..KINDS_MAX).for_each(|n| log.warn(&n.to_string(), "text"));
+            assert_eq!((log.last.lock().unwrap().len(), *written.lock().unwrap()), (KINDS_MAX, KINDS_MAX));
+        }
+        log.warn("one more", "text");
+        assert_eq!((log.last.lock().unwrap().len(), *written.lock().unwrap()), (1, KINDS_MAX + 1));
+    }
+}

@@ -141,6 +141,7 @@ mod tests {
         assert_eq!((ledger.records, ledger.by_reason["line_truncated"]), (1000, 1000));
     }
 
+    /// Reaches `KINDS_MAX`.
     #[test]
     fn the_ledger_stays_small_however_many_sources_lose() {
         let mut ledger = Ledger::default();

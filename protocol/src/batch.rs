@@ -232,19 +232,15 @@ impl BatchBuilder {
         self.raw.extend_from_slice(&self.data);
         let start = out.len();
         out.resize(start + HEADER_BYTES, 0);
-        let codec = compressor.compress(&self.raw, out);
         let header = Header {
-            kind: Kind::Data,
-            codec,
-            total_len: (out.len() - start) as u32,
-            payload_crc: crc32c::crc32c(&out[start + HEADER_BYTES..]),
+            codec: compressor.compress(&self.raw, out),
             raw_len: self.raw.len() as u32,
             record_count: self.record_count as u32,
             user_bytes: self.user_bytes as u32,
             producer_time: self.first_time,
             ..header
         };
-        out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+        let header = finish(header, start, out);
         self.clear();
         header
     }
@@ -266,6 +262,62 @@ impl BatchBuilder {
         self.user_bytes = 0;
         self.record_count = 0;
     }
+}
+
+/// Writes the header before a payload that ends with `out`.
+fn finish(header: Header, start: usize, out: &mut [u8]) -> Header {
+    let header = Header {
+        kind: Kind::Data,
+        total_len: (out.len() - start) as u32,
+        payload_crc: crc32c::crc32c(&out[start + HEADER_BYTES..]),
+        ..header
+    };
+    out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+    header
+}
+
+/// Appends a frame to `out` that is not compressed, of records that have one key and one time: the same bytes as a
+/// [`BatchBuilder`] makes, which copies the data twice more. The records lie one after the other in `pieces`, each as long as
+/// `lengths` says; the caller keeps to the format's bounds.
+///
+/// # Errors
+/// When it is no partition key.
+pub fn seal_plain(
+    header: Header,
+    key: &str,
+    time: UnixMs,
+    lengths: impl IntoIterator<Item = usize>,
+    pieces: &[&[u8]],
+    out: &mut Vec<u8>,
+) -> Result<Header, BatchError> {
+    let mut tables = BatchBuilder::new();
+    let index = tables.key(key, None)?;
+    let (mut table, mut count) = (Vec::new(), 0);
+    for length in lengths {
+        tables.key_runs.push(i64::from(index.0), put_index);
+        tables.time_runs.push(0, put_zigzag);
+        put_varint(&mut table, length as u64);
+        count += 1;
+    }
+    let data_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let start = out.len();
+    out.reserve(HEADER_BYTES + tables.keys.len() + 64 + table.len() + data_bytes);
+    out.resize(start + HEADER_BYTES, 0);
+    put_varint(out, 1);
+    out.extend_from_slice(&tables.keys);
+    tables.key_runs.write(put_index, out);
+    tables.time_runs.write(put_zigzag, out);
+    out.extend_from_slice(&table);
+    pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+    let header = Header {
+        codec: Codec::None,
+        raw_len: (out.len() - start - HEADER_BYTES) as u32,
+        record_count: count,
+        user_bytes: (data_bytes + key.len() * count as usize) as u32,
+        producer_time: time,
+        ..header
+    };
+    Ok(finish(header, start, out))
 }
 
 /// One record, borrowed from its batch.
@@ -294,8 +346,11 @@ struct Key {
 /// A batch, unpacked and checked from end to end: whatever passes [`Batch::open`] can be read to the last
 /// record without another error. Its memory is used again by the next `open`.
 #[derive(Debug, Default)]
-pub struct Batch {
-    raw: Vec<u8>,
+pub struct Batch<'p> {
+    /// What was unpacked, or copied.
+    unpacked: Vec<u8>,
+    /// What is read where it is instead.
+    in_place: Option<&'p [u8]>,
     keys: Vec<Key>,
     key_runs: Range<usize>,
     time_runs: Range<usize>,
@@ -305,11 +360,20 @@ pub struct Batch {
     first_time: UnixMs,
 }
 
-impl Batch {
+impl<'p> Batch<'p> {
     /// An empty one.
     #[must_use]
-    pub fn new() -> Batch {
+    pub fn new() -> Batch<'p> {
         Batch::default()
+    }
+
+    /// An empty one with the memory of this, if that is not more than `bytes_max`.
+    #[must_use]
+    pub fn emptied(self, bytes_max: usize) -> Batch<'static> {
+        let Batch { unpacked, mut keys, .. } = self;
+        keys.clear();
+        let unpacked = if unpacked.capacity() > bytes_max { Vec::new() } else { unpacked };
+        Batch { unpacked, keys, ..Batch::default() }
     }
 
     /// Unpacks and checks the payload of a data frame.
@@ -318,14 +382,41 @@ impl Batch {
     /// When anything about it is wrong: see [`BatchError`]. Allocates at most the header's (bounded) raw
     /// length and a table of the (bounded) keys.
     pub fn open(&mut self, header: &Header, payload: &[u8]) -> Result<(), BatchError> {
-        self.record_count = 0;
+        self.forget();
         if header.kind != Kind::Data {
             return Err(BatchError::NotData(header.kind));
         }
-        let mut raw = std::mem::take(&mut self.raw);
-        let unpacked = decompress(header.codec, payload, header.raw_len as usize, &mut raw);
-        self.raw = raw;
-        unpacked?;
+        decompress(header.codec, payload, header.raw_len as usize, &mut self.unpacked)?;
+        self.opened(header)
+    }
+
+    /// As [`open`](Self::open), but a payload that is not compressed is read where it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_in_place(&mut self, header: &Header, payload: &'p [u8]) -> Result<(), BatchError> {
+        let is_plain = header.kind == Kind::Data && header.codec == Codec::None;
+        if !is_plain || payload.len() != header.raw_len as usize {
+            return self.open(header, payload);
+        }
+        self.forget();
+        self.in_place = Some(payload);
+        self.opened(header)
+    }
+
+    /// What can't be opened has no records, and none of what was opened before.
+    fn forget(&mut self) {
+        let Batch { unpacked, keys, .. } = std::mem::take(self);
+        *self = Batch { unpacked, keys, ..Batch::default() };
+        self.unpacked.clear();
+        self.keys.clear();
+    }
+
+    fn raw(&self) -> &[u8] {
+        self.in_place.unwrap_or(&self.unpacked)
+    }
+
+    fn opened(&mut self, header: &Header) -> Result<(), BatchError> {
         self.check(header)?;
         self.first_time = header.producer_time;
         self.record_count = header.record_count;
@@ -334,7 +425,7 @@ impl Batch {
 
     fn check(&mut self, header: &Header) -> Result<(), BatchError> {
         let count = u64::from(header.record_count);
-        let mut cursor = Cursor::new(&self.raw);
+        let mut cursor = Cursor::new(self.in_place.unwrap_or(&self.unpacked));
         self.keys.clear();
         let key_count = bounded("keys", cursor.varint()?, count.min(BATCH_KEYS_MAX as u64))?;
         for index in 0..key_count as usize {
@@ -372,19 +463,20 @@ impl Batch {
 
     /// The distinct partition keys, with their explicit hash keys.
     pub fn keys(&self) -> impl Iterator<Item = (&str, Option<HashKey>)> {
-        self.keys.iter().map(|key| (key_text(&self.raw, key), key.explicit))
+        self.keys.iter().map(|key| (key_text(self.raw(), key), key.explicit))
     }
 
     /// The records, first to last.
     #[must_use]
     pub fn records(&self) -> Records<'_> {
+        let raw = self.raw();
         Records {
             batch: self,
             left: self.record_count,
-            keys: RunCursor::new(&self.raw[self.key_runs.clone()]),
-            times: RunCursor::new(&self.raw[self.time_runs.clone()]),
-            lengths: Cursor::new(&self.raw[self.lengths.clone()]),
-            data: &self.raw[self.data_at..],
+            keys: RunCursor::new(&raw[self.key_runs.clone()]),
+            times: RunCursor::new(&raw[self.time_runs.clone()]),
+            lengths: Cursor::new(&raw[self.lengths.clone()]),
+            data: &raw[self.data_at..],
             time: self.first_time.0,
         }
     }
@@ -493,7 +585,7 @@ impl<'a> RunCursor<'a> {
 /// Iterates over the records of a [`Batch`].
 #[derive(Debug, Clone)]
 pub struct Records<'a> {
-    batch: &'a Batch,
+    batch: &'a Batch<'a>,
     left: u32,
     keys: RunCursor<'a>,
     times: RunCursor<'a>,
@@ -521,7 +613,7 @@ impl<'a> Iterator for Records<'a> {
         Some(Record {
             index,
             key_index,
-            partition_key: key_text(&self.batch.raw, key),
+            partition_key: key_text(self.batch.raw(), key),
             explicit_hash_key: key.explicit,
             time: UnixMs(self.time),
             data,
@@ -577,6 +669,40 @@ mod tests {
         let mut out = Vec::new();
         builder.seal(Header::default(), &mut Compressor::new(codec), &mut out);
         out
+    }
+
+    #[test]
+    fn what_is_sealed_without_a_builder_is_the_same_to_the_byte() {
+        let mut rng = Rng::new(5);
+        for _ in 0..50 {
+            let records = random_records(&mut rng);
+            let all: Vec<u8> = records.iter().flat_map(|(.., data)| data.clone()).collect();
+            let alike: Vec<Plain> =
+                records.into_iter().map(|(.., data)| ("video".to_owned(), None, UnixMs(77), data)).collect();
+            let lengths = alike.iter().map(|(.., data)| data.len());
+            let (one, two) = all.split_at(all.len() / 3);
+            let mut out = b"before".to_vec();
+            seal_plain(Header::default(), "video", UnixMs(77), lengths, &[one, two], &mut out).unwrap();
+            assert_eq!(out[6..], seal(&alike, Codec::None, &mut BatchBuilder::new()));
+        }
+        let none = seal_plain(Header::default(), "", UnixMs(1), [], &[], &mut Vec::new());
+        assert!(none.is_err(), "an empty text is no key");
+    }
+
+    #[test]
+    fn what_is_read_where_it_is_is_the_same_as_a_copy_of_it() {
+        let (mut rng, mut builder) = (Rng::new(6), BatchBuilder::new());
+        for codec in [Codec::None, Codec::Lz4, Codec::None] {
+            let bytes = seal(&random_records(&mut rng), codec, &mut builder);
+            let frame = Frame::parse(&bytes).unwrap();
+            let (mut copied, mut there) = (Batch::new(), Batch::new());
+            copied.open(&frame.header, frame.payload).unwrap();
+            there.open_in_place(&frame.header, frame.payload).unwrap();
+            assert!(copied.records().eq(there.records()) && copied.keys().eq(there.keys()));
+            let short = there.open_in_place(&frame.header, &frame.payload[1..]);
+            assert!(short.is_err() && there.records().count() == 0, "{codec:?}");
+            assert_eq!(there.emptied(10).unpacked.capacity(), 0);
+        }
     }
 
     #[test]
@@ -648,5 +774,21 @@ mod tests {
         let mut out = Vec::new();
         let header = builder.seal(Header::default(), &mut Compressor::new(Codec::None), &mut out);
         assert!(header.raw_len < 200 * 1000 + 2 * 1000 + 40);
+    }
+
+    /// Reaches `PARTITION_KEY_CHARS_MAX`, `PARTITION_KEY_BYTES_MAX` of protocol/src/limit.rs.
+    #[test]
+    fn a_key_of_a_table_is_as_long_as_it_may_be_and_no_longer() {
+        let read = |bytes: usize, text: &str| {
+            let mut table = Vec::new();
+            put_varint(&mut table, (bytes as u64) << 1);
+            table.extend_from_slice(text.as_bytes());
+            read_key(&mut Cursor::new(&table), 0).map(|key| key.bytes.len())
+        };
+        let widest = "\u{10348}".repeat(PARTITION_KEY_CHARS_MAX);
+        assert_eq!(widest.len(), PARTITION_KEY_BYTES_MAX);
+        assert_eq!(read(PARTITION_KEY_BYTES_MAX, &widest), Ok(PARTITION_KEY_BYTES_MAX));
+        let refused = read(PARTITION_KEY_BYTES_MAX + 1, &(widest + "a"));
+        assert_eq!(refused, Err(BatchError::Key { index: 0, why: "it is too long" }));
     }
 }

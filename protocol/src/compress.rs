@@ -205,4 +205,18 @@ mod tests {
             }
         }
     }
+
+    /// Reaches `LZ4_RATIO_MAX`.
+    #[test]
+    fn lz4_is_believed_as_much_as_its_bytes_can_stand_for_and_no_more() {
+        let (stored, most) = ([0; 10], 10 * LZ4_RATIO_MAX);
+        assert_eq!(refuse_lie(Codec::Lz4, &stored, most), Ok(()));
+        let refused = CompressError::WrongLength { codec: Codec::Lz4, want: most + 1, got: most };
+        assert_eq!(refuse_lie(Codec::Lz4, &stored, most + 1), Err(refused));
+        // Nothing comes closer to the ratio than bytes that are all the same.
+        let (raw, mut packed, mut back) = (vec![0; 10 << 20], Vec::new(), Vec::new());
+        assert_eq!(Compressor::new(Codec::Lz4).compress(&raw, &mut packed), Codec::Lz4);
+        assert!(packed.len() < raw.len() / 250);
+        decompress(Codec::Lz4, &packed, raw.len(), &mut back).unwrap();
+    }
 }

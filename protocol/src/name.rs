@@ -185,4 +185,15 @@ mod tests {
         let name = StreamName::new("logs").unwrap();
         assert_eq!(name.key().0.to_le_bytes()[..], md5::Md5::digest(b"logs")[..8]);
     }
+
+    /// Reaches `REGION_CHARS_MAX`.
+    /// Reaches `STREAM_NAME_CHARS_MAX` of protocol/src/limit.rs.
+    #[test]
+    fn names_of_regions_and_streams_are_as_long_as_they_may_be_and_no_longer() {
+        for (region, name, good) in [(0, 0, true), (1, 0, false), (0, 1, false)] {
+            let region = "r".repeat(REGION_CHARS_MAX + region);
+            let name = "n".repeat(STREAM_NAME_CHARS_MAX + name);
+            assert_eq!(StreamName::within("123456789012", &region, &name).is_ok(), good);
+        }
+    }
 }

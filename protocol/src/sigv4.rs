@@ -631,4 +631,22 @@ mod tests {
             assert_eq!(canonical_path(path), want);
         }
     }
+
+    /// Reaches `EXPIRES_S_MAX`.
+    #[test]
+    fn a_signed_query_is_usable_for_a_week_and_not_for_longer() {
+        let read = |expires: u64| {
+            let query = format!(
+                "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential=AKID%2F20150830%2Fus-east-1%2Fkinesis%2F\
+                 aws4_request&X-Amz-SignedHeaders=host&X-Amz-Signature=00&X-Amz-Date=20150830T123600Z&\
+                 X-Amz-Expires={expires}"
+            );
+            let headers = [("host", "localhost")];
+            let request = Request { method: "GET", path: "/", query: &query, headers: &headers, body: b"" };
+            Claim::read(&request).map(|_| ()).map_err(|error| error.message)
+        };
+        assert_eq!(read(EXPIRES_S_MAX), Ok(()));
+        let refused = read(EXPIRES_S_MAX + 1).unwrap_err();
+        assert!(refused.contains("from 1 to 604800"), "{refused}");
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use protocol::batch::BatchBuilder;
 use protocol::compress::{Codec, Compressor};
 use protocol::frame::{Frame, Header, patch_header};
+use protocol::limit;
 use protocol::name::StreamName;
 use protocol::native::call::{
     Call, CallErrorCode, Goodbye, Hello, Producer, Reply, StartingPosition, StreamConfig,
@@ -16,13 +17,14 @@ use protocol::native::call::{
 use protocol::native::message::{Outcome, Type, prefix, put_message};
 use protocol::native::url::StoreUrl;
 use protocol::sequence::ShardId;
+use protocol::sigv4;
 use protocol::time::UnixMs;
 use store::api::counters::Reason;
 use store::api::listener::Server;
 use store::api::{ALPN, Limits};
-use store::auth::Auth;
 use store::auth::ca::server_names;
 use store::auth::tls::HandshakeFailure;
+use store::auth::{Auth, TOKEN_TTL_S_MAX, TOKEN_USES_MAX};
 use store::client::{Client, ClientError, Identity, Link, Target};
 use store::clock::Clock;
 use store::principal::{Principal, Role};
@@ -365,6 +367,16 @@ async fn before_the_hello_little_is_taken_and_nothing_but_a_hello() {
 
 /// Speaks TLS without a certificate, sends bytes, and returns what came back until the end.
 async fn raw_tls(edge: &Edge, alpn: Option<&[u8]>, send: &[u8]) -> Vec<u8> {
+    raw_tls_until(edge, alpn, send, |_| false).await
+}
+
+/// The same, until it was enough.
+async fn raw_tls_until(
+    edge: &Edge,
+    alpn: Option<&[u8]>,
+    send: &[u8],
+    enough: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(edge.auth.authority().certificate().clone()).unwrap();
@@ -381,7 +393,9 @@ async fn raw_tls(edge: &Edge, alpn: Option<&[u8]>, send: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = tls.write_all(send).await;
     let _ = tls.flush().await;
-    let _ = tokio::time::timeout(PATIENCE, tls.read_to_end(&mut bytes)).await.expect("it stayed open");
+    let read =
+        async { while !enough(&bytes) && tls.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {} };
+    tokio::time::timeout(PATIENCE, read).await.expect("it stayed open");
     bytes
 }
 
@@ -527,4 +541,280 @@ async fn a_store_that_ends_answers_what_it_took_and_says_goodbye() {
     let said = goodbye(&mut link).await;
     assert_eq!(said.code, "shutdown");
     ended.await.unwrap();
+}
+
+/// Reaches `READ_BYTES_MAX` of protocol/src/limit.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_answers_with_as_many_bytes_as_it_may_and_no_more() {
+    let edge = Edge::start(Limits::default()).await;
+    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+    let mib = frame("full", 0, &[7; 1 << 20], Codec::None);
+    let left = limit::READ_BYTES_MAX - 7 * mib.len();
+    let around = mib.len() - (1 << 20);
+    for (stream, more) in [("full", 0), ("over", 1)] {
+        let name = StreamName::new(stream).unwrap();
+        let config = StreamConfig { shard_rate: None, ..StreamConfig::default() };
+        admin.stream(Call::CreateStream { name: name.clone(), shards: 1, config }).await.unwrap();
+        for sequence in 0..7 {
+            admin.append(frame(stream, sequence, &[7; 1 << 20], Codec::None)).await.unwrap();
+        }
+        let last = frame(stream, 7, &vec![7; left - around + more], Codec::None);
+        assert_eq!(last.len(), left + more);
+        admin.append(last).await.unwrap();
+        let read = admin.read(&name, ShardId(0), StartingPosition::TrimHorizon, u32::MAX, 0).await.unwrap();
+        let want = if more == 0 { limit::READ_BYTES_MAX } else { limit::READ_BYTES_MAX - left };
+        assert_eq!(read.frames().len(), want, "{stream}");
+    }
+}
+
+/// Reaches `TOKEN_TTL_S_MAX`, `TOKEN_USES_MAX` of store/src/auth/mod.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_usable_for_as_long_and_as_often_as_it_may_be_and_no_more() {
+    let edge = Edge::start(Limits::default()).await;
+    let admin = Client::connect(&edge.admin()).await.unwrap();
+    let make = async |ttl_s: u64, uses: u32| {
+        let call = Call::CreateEnrollToken { agent: "truck-9".to_owned(), ttl_s, uses };
+        matches!(admin.call(call).await, Ok(Reply::Token { .. }))
+    };
+    assert!(make(TOKEN_TTL_S_MAX, TOKEN_USES_MAX).await);
+    assert!(!make(TOKEN_TTL_S_MAX + 1, 1).await && !make(1, TOKEN_USES_MAX + 1).await);
+}
+
+/// An operation of the Kinesis API: what it answers, or what it is refused with.
+async fn kinesis(client: &Client, operation: &str, body: &str) -> Result<String, String> {
+    let (operation, body) = (operation.to_owned(), body.to_owned());
+    match client.call(Call::Kinesis { operation, body, account: None, region: None }).await {
+        Ok(Reply::Kinesis { body }) => Ok(body),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// Reaches `CONSUMERS_MAX` of store/src/api/kinesis/consumers.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_has_as_many_consumers_as_it_may_have_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect(&edge.admin()).await.unwrap();
+    kinesis(&admin, "CreateStream", r#"{"StreamName":"a","ShardCount":1}"#).await.unwrap();
+    let found = kinesis(&admin, "DescribeStreamSummary", r#"{"StreamName":"a"}"#).await.unwrap();
+    let arn = found.split('"').find(|text| text.starts_with("arn:")).unwrap().to_owned();
+    for n in 0..20 {
+        let body = format!(r#"{{"StreamARN":"{arn}","ConsumerName":"c{n}"}}"#);
+        kinesis(&admin, "RegisterStreamConsumer", &body).await.unwrap();
+    }
+    let body = format!(r#"{{"StreamARN":"{arn}","ConsumerName":"one-more"}}"#);
+    let refused = kinesis(&admin, "RegisterStreamConsumer", &body).await.unwrap_err();
+    assert!(refused.contains("has 20 consumers"), "{refused}");
+}
+
+/// Reaches `ON_DEMAND_MAX` of store/src/api/kinesis/streams.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_streams_are_in_on_demand_mode_as_may_be_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect(&edge.admin()).await.unwrap();
+    let mode = r#""StreamModeDetails":{"StreamMode":"ON_DEMAND"}"#;
+    for n in 0..50 {
+        kinesis(&admin, "CreateStream", &format!(r#"{{"StreamName":"s{n}",{mode}}}"#)).await.unwrap();
+    }
+    let refused = kinesis(&admin, "CreateStream", &format!(r#"{{"StreamName":"s50",{mode}}}"#)).await;
+    assert!(refused.unwrap_err().contains("has 50 streams in on-demand mode"));
+    kinesis(&admin, "CreateStream", r#"{"StreamName":"s50","ShardCount":1}"#).await.unwrap();
+    let found = kinesis(&admin, "DescribeStreamSummary", r#"{"StreamName":"s50"}"#).await.unwrap();
+    let arn = found.split('"').find(|text| text.starts_with("arn:")).unwrap().to_owned();
+    let refused = kinesis(&admin, "UpdateStreamMode", &format!(r#"{{"StreamARN":"{arn}",{mode}}}"#)).await;
+    assert!(refused.unwrap_err().contains("has 50 streams in on-demand mode"));
+}
+
+/// Reaches `LIST_MAX` of store/src/api/kinesis/shards.rs.
+/// Reaches `SHARDS_MAX` of store/src/api/kinesis/streams.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_has_as_many_shards_as_it_may_have_and_an_answer_a_part_of_them() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect(&edge.admin()).await.unwrap();
+    let create = async |name: &str, shards: usize| {
+        kinesis(&admin, "CreateStream", &format!(r#"{{"StreamName":"{name}","ShardCount":{shards}}}"#)).await
+    };
+    create("a", 1000).await.unwrap();
+    create("b", 1001).await.unwrap();
+    for (stream, more) in [("a", false), ("b", true)] {
+        let body = format!(r#"{{"StreamName":"{stream}","MaxResults":10000}}"#);
+        let listed = kinesis(&admin, "ListShards", &body).await.unwrap();
+        assert_eq!(listed.matches("\"ShardId\"").count(), 1000);
+        assert_eq!(listed.contains("NextToken\":\""), more, "{stream}");
+    }
+    create("c", 9000).await.unwrap();
+    create("d", 20_000 - 9000 - 2001).await.unwrap();
+    let refused = create("e", 1).await.unwrap_err();
+    assert!(refused.contains("Limit: 20000"), "{refused}");
+}
+
+/// A request over HTTP/1.1 with a body of so many bytes; what is answered.
+async fn posted(edge: &Edge, path: &str, bytes: usize) -> String {
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n");
+    let answer = raw_tls(edge, Some(b"http/1.1"), &[head.into_bytes(), vec![b' '; bytes]].concat()).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reaches `BODY_BYTES_MAX` of store/src/api/kinesis/http.rs.
+/// Reaches `BODY_BYTES_MAX` of store/src/api/kvs/mod.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_a_body_as_long_as_it_may_be_and_no_longer() {
+    let edge = Edge::start(Limits::default()).await;
+    let (most, refused) = (posted(&edge, "/", 16 << 20).await, posted(&edge, "/", (16 << 20) + 1).await);
+    assert!(most.starts_with("HTTP/1.1 4") && !most.starts_with("HTTP/1.1 413"), "{most}");
+    assert!(refused.starts_with("HTTP/1.1 413"), "{refused}");
+    let (path, max) = ("/describeStream", 256 << 10);
+    let (most, refused) = (posted(&edge, path, max).await, posted(&edge, path, max + 1).await);
+    assert!(most.starts_with("HTTP/1.1 4") && !most.contains("a request of more than"), "{most}");
+    assert!(refused.contains("a request of more than 262144 bytes"), "{refused}");
+}
+
+/// Reaches `STREAMS_MAX`, `HEADER_BYTES_MAX` of store/src/api/kinesis/http.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_how_many_requests_there_may_be_at_a_time_and_how_long_their_headers() {
+    let edge = Edge::start(short()).await;
+    // Settings of a stream, which there are none of: an error that ends the connection.
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 1]].concat();
+    let said = raw_tls(&edge, Some(b"h2"), &hello).await;
+    let (length, kind) = (usize::from(said[2]) | usize::from(said[1]) << 8, said[3]);
+    assert_eq!(kind, 4, "settings come first");
+    let settings: Vec<&[u8]> = said[9..9 + length].chunks(6).collect();
+    assert!(settings.contains(&&[0, 3, 0, 0, 1, 0][..]), "256 requests: {settings:?}");
+    assert!(settings.contains(&&[0, 6, 0, 1, 0, 0][..]), "64 KiB of headers: {settings:?}");
+}
+
+/// What is answered to a request that is signed with the store's own access key.
+async fn signed(edge: &Edge, service: &str, place: (&str, &str), body: &str) -> String {
+    let request = signed_request(edge, service, place, body);
+    let answer = raw_tls(edge, Some(b"http/1.1"), request.as_bytes()).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn signed_request(edge: &Edge, service: &str, (path, target): (&str, &str), body: &str) -> String {
+    let now = Clock::start().wall();
+    let date = sigv4::date_header(now);
+    let headers = [("host", "a"), ("x-amz-date", date.as_str()), ("x-amz-target", target)];
+    let request =
+        sigv4::Request { method: "POST", path, query: "", headers: &headers, body: body.as_bytes() };
+    let (id, key) = edge.auth.keys().first().unwrap();
+    let signature = sigv4::authorization(&request, id, &key.secret, "local-1", service, now);
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.0\r\nhost: a\r\nx-amz-date: {date}\r\nx-amz-target: {target}\r\n\
+         authorization: {signature}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Reaches `LIST_MAX`, `HOURS_MAX` of store/src/api/kvs/streams.rs.
+/// Reaches `LIST_MAX` of store/src/api/kvs/archive.rs.
+/// Reaches `LIST_MAX` of store/src/api/kvs/get.rs.
+/// Reaches `LIST_MAX`, `SPAN_MS_MAX` of store/src/api/kvs/images.rs.
+/// Reaches `FRAGMENTS_MAX` of store/src/api/kvs/session.rs.
+/// Reaches `COUNT_MAX`, `FRAGMENTS_MAX` of store/src/api/video/frames.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_about_video_asks_for_as_much_as_it_may_and_no_more() {
+    let edge = Edge::start(Limits::default()).await;
+    let images = |to: &str, max: u64| {
+        format!(
+            r#"{{"StreamName":"v","ImageSelectorType":"SERVER_TIMESTAMP","StartTimestamp":1000,
+                "EndTimestamp":{to},"Format":"JPEG","MaxResults":{max}}}"#
+        )
+    };
+    let max = |name: &str, value: u64| format!(r#"{{"StreamName":"v","{name}":{value}}}"#);
+    let list =
+        |count: usize| format!(r#"{{"StreamName":"v","Fragments":[{}]}}"#, vec!["\"1\""; count].join(","));
+    let hls = "MaxMediaPlaylistFragmentResults";
+    for (path, most, more, why) in [
+        (
+            "/createStream",
+            max("DataRetentionInHours", 87_600),
+            max("DataRetentionInHours", 87_601),
+            "is valid",
+        ),
+        ("/listStreams", max("MaxResults", 10_000), max("MaxResults", 10_001), "is valid"),
+        ("/listFragments", max("MaxResults", 1000), max("MaxResults", 1001), "is valid"),
+        ("/getMediaForFragmentList", list(1000), list(1001), "numbers are valid"),
+        ("/getImages", images("1300", 100), images("1300", 101), "is valid"),
+        ("/getImages", images("1300", 1), images("1301", 1), "0 to 300 seconds"),
+        ("/getHLSStreamingSessionURL", max(hls, 5000), max(hls, 5001), "is valid"),
+    ] {
+        let most = signed(&edge, "kinesisvideo", (path, ""), &most).await;
+        assert!(
+            most.starts_with("HTTP/1.") && !most.starts_with("HTTP/1.0 403") && !most.contains(why),
+            "{path}: {most}"
+        );
+        let more = signed(&edge, "kinesisvideo", (path, ""), &more).await;
+        assert!(more.starts_with("HTTP/1.0 400") && more.contains(why), "{path}: {more}");
+    }
+    let (id, key) = edge.auth.keys().first().unwrap();
+    let basic = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{id}:{}", key.secret));
+    for (what, max) in [("frames", 100_000), ("vod.m3u8", 5000), ("live.m3u8", 5000)] {
+        let name = if what == "live.m3u8" { "window" } else { "count" };
+        for (count, refused) in [(max, false), (max + 1, true)] {
+            let head = format!(
+                "GET /v1/video/v/{what}?{name}={count} HTTP/1.0\r\nhost: a\r\nauthorization: Basic {basic}\r\n\r\n"
+            );
+            let said = raw_tls(&edge, Some(b"http/1.1"), head.as_bytes()).await;
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(said.starts_with("HTTP/1.") && !said.starts_with("HTTP/1.0 401"), "{said}");
+            assert_eq!(said.split(' ').nth(1) == Some("400"), refused, "{what} {count}: {said}");
+        }
+    }
+}
+
+/// Makes a stream `many`, with so many records.
+async fn append_many(admin: &Client, count: usize) {
+    let name = StreamName::new("many").unwrap();
+    let config = StreamConfig { shard_rate: None, ..StreamConfig::default() };
+    admin.stream(Call::CreateStream { name, shards: 1, config }).await.unwrap();
+    let mut builder = BatchBuilder::new();
+    let key = builder.key("key", None).unwrap();
+    (0..count).for_each(|_| builder.push(key, UnixMs(1), b"x"));
+    let header = Header::parse(&frame("many", 0, b"", Codec::None)).unwrap();
+    let header = Header { stream: header.stream, shard: header.shard, producer_id: 7, ..Header::default() };
+    let mut batch = Vec::new();
+    builder.seal(Header { producer_epoch: 1, ..header }, &mut Compressor::new(Codec::None), &mut batch);
+    admin.append(batch).await.unwrap();
+}
+
+/// Reaches `EVENT_MAX` of store/src/api/kinesis/subscribe.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_as_many_records_as_it_may_have_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+    append_many(&admin, 10_001).await;
+    let found = kinesis(&admin, "DescribeStreamSummary", r#"{"StreamName":"many"}"#).await.unwrap();
+    let arn = |text: &str| text.split('"').find(|text| text.starts_with("arn:")).unwrap().to_owned();
+    let body = format!(r#"{{"StreamARN":"{}","ConsumerName":"c"}}"#, arn(&found));
+    let consumer = arn(&kinesis(&admin, "RegisterStreamConsumer", &body).await.unwrap());
+    let body = format!(
+        r#"{{"ConsumerARN":"{consumer}","ShardId":"shardId-000000000000","StartingPosition":{{"Type":"TRIM_HORIZON"}}}}"#
+    );
+    let request = signed_request(&edge, "kinesis", ("/", "Kinesis_20131202.SubscribeToShard"), &body);
+    let events = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let events = text.split("SubscribeToShardEvent").skip(1);
+        events.map(|event| event.matches("\"PartitionKey\"").count()).collect::<Vec<_>>()
+    };
+    let all = |bytes: &[u8]| bytes.len() > 1_000_000 && events(bytes).iter().sum::<usize>() > 10_000;
+    let said = raw_tls_until(&edge, Some(b"http/1.1"), request.as_bytes(), all).await;
+    assert_eq!(events(&said)[..2], [10_000, 1]);
+}
+
+/// Reaches `RECORDS_MAX` of store/src/api/kinesis/records.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_as_many_records_as_it_may_have_and_no_more() {
+    let edge = Edge::start(Limits { status_delay: Duration::ZERO, ..Limits::default() }).await;
+    let admin = Client::connect_as(&edge.admin(), &hello(&[])).await.unwrap();
+    append_many(&admin, 10_001).await;
+    let first =
+        r#"{"StreamName":"many","ShardId":"shardId-000000000000","ShardIteratorType":"TRIM_HORIZON"}"#;
+    let mut iterator = kinesis(&admin, "GetShardIterator", first).await.unwrap();
+    for count in [10_000, 1] {
+        let at = iterator.split("ShardIterator\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let body = format!(r#"{{"ShardIterator":"{at}"}}"#);
+        let answer = signed(&edge, "kinesis", ("/", "Kinesis_20131202.GetRecords"), &body).await;
+        assert_eq!(answer.matches("\"PartitionKey\"").count(), count, "{}", &answer[..answer.len().min(500)]);
+        iterator = answer;
+    }
 }

@@ -3,6 +3,7 @@
 use protocol::batch::{Batch, BatchBuilder};
 use protocol::compress::{Codec, Compressor};
 use protocol::frame::{Frame, Header};
+use protocol::limit;
 use protocol::name::StreamName;
 use protocol::native::call::{Call, Reply};
 use protocol::outcome::{Ack, Outcome, RefuseCode};
@@ -397,6 +398,7 @@ async fn a_store_on_a_full_disk_refuses_what_grows_for_now_and_serves_what_it_ha
     rig.service.delete_stream(&admin(), &rig.name).await.unwrap();
 }
 
+/// Reaches `EPOCHS_MAX` of store/src/service/mod.rs.
 #[tokio::test]
 async fn more_producers_than_are_kept_at_hand_are_let_in_and_an_older_epoch_still_stores_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -418,4 +420,33 @@ async fn more_producers_than_are_kept_at_hand_are_let_in_and_an_older_epoch_stil
     rig.service.append(&old, &frame, &rig.acks.0).unwrap();
     let outcome = rig.acks.1.recv().await.unwrap().outcome;
     assert!(!matches!(outcome, Outcome::Stored { .. }), "{outcome:?}");
+}
+
+/// Reaches `RECORD_BYTES_MAX`, `STREAM_SHARDS_MAX` of protocol/src/limit.rs.
+#[tokio::test]
+async fn a_stream_is_made_for_records_as_long_and_shards_as_many_as_there_may_be_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    let create = async |name: &str, shards: usize, bytes: usize| {
+        let config = StreamConfig { record_bytes_max: bytes as u32, ..unlimited() };
+        let name = StreamName::new(name).unwrap();
+        let call = Call::CreateStream { name, shards: shards as u32, config };
+        matches!(answer(&rig.service, &admin(), call).await, Reply::Stream(_))
+    };
+    assert!(create("long", 1, limit::RECORD_BYTES_MAX).await);
+    assert!(!create("longer", 1, limit::RECORD_BYTES_MAX + 1).await);
+    assert!(create("wide", limit::STREAM_SHARDS_MAX, 1).await);
+    assert!(!create("wider", limit::STREAM_SHARDS_MAX + 1, 1).await);
+}
+
+/// Reaches `RECORD_BYTES_MAX_DEFAULT` of protocol/src/limit.rs.
+#[tokio::test]
+async fn a_stream_that_says_nothing_takes_records_of_a_mebibyte_and_none_that_are_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    let data = "x".repeat(limit::RECORD_BYTES_MAX_DEFAULT + 1);
+    assert_eq!(stored(&rig.append(1, &[("k", &data[1..])]).await), 1);
+    let outcome = rig.append(2, &[("k", &data)]).await;
+    assert_eq!(outcome, Outcome::Refused(RefuseCode::RecordTooLarge));
 }

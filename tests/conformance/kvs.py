@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from xml.etree import ElementTree
 
 import boto3
 from botocore.auth import SigV4Auth
@@ -376,6 +377,99 @@ def fragments_are_listed_by_either_clock_and_clips_and_playlists_made_of_them():
     refused(
         "ResourceNotFoundException", archive.get_clip, StreamName="archive",
         ClipFragmentSelector=span("PRODUCER_TIMESTAMP", START + 100, START + 200))
+
+
+DASH = "{urn:mpeg:dash:schema:mpd:2011}"
+
+
+def manifest(url):
+    return ElementTree.fromstring(urllib.request.urlopen(url).read())
+
+
+@case
+def sessions_of_dash_are_live_replayed_and_on_demand():
+    make("dash")
+    numbers = persisted(put("dash", film(6)))
+    plain_archive = client("kinesis-video-archived-media", plain)
+    session = lambda **more: plain_archive.get_dash_streaming_session_url(StreamName="dash", **more)["DASHStreamingSessionURL"]
+    span = lambda start, end, kind="PRODUCER_TIMESTAMP": {
+        "FragmentSelectorType": kind, "TimestampRange": {"StartTimestamp": start, **({"EndTimestamp": end} if end else {})}}
+    mpd = manifest(session(MaxManifestFragmentResults=100))
+    assert mpd.get("type") == "dynamic" and len(list(mpd.iter(f"{DASH}S"))) == 12
+    url = session(
+        PlaybackMode="ON_DEMAND", DASHFragmentSelector=span(START + 0.9, START + 3.5),
+        DisplayFragmentNumber="ALWAYS", DisplayFragmentTimestamp="ALWAYS")
+    mpd = manifest(url)
+    sets = list(mpd.iter(f"{DASH}AdaptationSet"))
+    assert mpd.get("type") == "static" and [one.get("contentType") for one in sets] == ["video", "audio"]
+    named = [next(value for name, value in s.items() if name.endswith("}fn")) for s in sets[0].iter(f"{DASH}S")]
+    times = [next(value for name, value in s.items() if name.endswith("}ts")) for s in sets[0].iter(f"{DASH}S")]
+    assert named == numbers[1:4] and [round(float(at)) - START for at in times] == [1, 2, 3], (named, times)
+    tool("ffmpeg", "-xerror", "-i", url, "-fps_mode", "passthrough", "-enc_time_base", "1/1000", "-f", "null", "-")
+    # A replay has its first fragments at once, and the others come as they came.
+    for archived, name in [(session, "dash"), (lambda **more: plain_archive.get_hls_streaming_session_url(
+            StreamName="dash", **more)["HLSStreamingSessionURL"], "hls")]:
+        selector = "DASHFragmentSelector" if name == "dash" else "HLSFragmentSelector"
+        url = archived(PlaybackMode="LIVE_REPLAY", **{selector: span(START + 0.9, None)})
+        there = lambda: urllib.request.urlopen(url).read().decode().count('<S ' if name == "dash" else "#EXTINF")
+        first, each = there(), 2 if name == "dash" else 1
+        assert first in (3 * each, 4 * each), first
+        for _ in range(100):
+            if there() > first:
+                break
+            time.sleep(0.1)
+        assert there() > first
+    refused("InvalidArgumentException", session, PlaybackMode="SOMETIME")
+    refused("InvalidArgumentException", session, PlaybackMode="ON_DEMAND")
+    refused("InvalidArgumentException", session, PlaybackMode="LIVE_REPLAY")
+    refused("InvalidArgumentException", session, Expires=43_201)
+    refused("InvalidArgumentException", session, MaxManifestFragmentResults=5001)
+    refused("InvalidArgumentException", session, DisplayFragmentNumber="MAYBE")
+    refused("ResourceNotFoundException", session, PlaybackMode="ON_DEMAND", DASHFragmentSelector=span(START + 99, START + 199))
+    make("empty")
+    refused("ResourceNotFoundException", plain_archive.get_dash_streaming_session_url, StreamName="empty")
+
+
+@case
+def a_fragment_that_was_stored_in_parts_is_one():
+    mkv, bodies = film(5), {}
+    for stream, more in [("in-parts", "&part_ms=200"), ("in-one", "")]:
+        key = credentials()
+        basic = base64.b64encode(f"{key.access_key}:{key.secret_key}".encode()).decode()
+        request = urllib.request.Request(
+            f"{plain}/v1/video/{stream}?producer_time={START}000{more}", data=mkv, headers={"authorization": f"Basic {basic}"})
+        told = json.loads(urllib.request.urlopen(request).read())
+        fragments = archive.list_fragments(StreamName=stream)["Fragments"]
+        assert (told["fragments"] > 2 * len(fragments)) == (stream == "in-parts"), told
+        numbers = [f["FragmentNumber"] for f in fragments]
+        seen = [(f["FragmentNumber"], f["FragmentSizeInBytes"], f["FragmentLengthInMilliseconds"]) for f in fragments]
+        page = archive.list_fragments(StreamName=stream, MaxResults=2)
+        rest = archive.list_fragments(StreamName=stream, NextToken=page["NextToken"])
+        assert [f["FragmentNumber"] for f in page["Fragments"] + rest["Fragments"]] == numbers
+        answer = media.get_media(
+            StreamName=stream, StartSelector={"StartSelectorType": "FRAGMENT_NUMBER", "AfterFragmentNumber": numbers[1]})
+        document = documents_of(answer["Payload"], 1)[0]
+        answer["Payload"].close()
+        assert names_and_values(document)["FRAGMENT_NUMBER"] == numbers[2]
+        bodies[stream] = seen, everything(stream), packets(document)
+    assert bodies["in-parts"] == bodies["in-one"]
+
+
+@case
+def mkvinfo_finds_nothing_wrong_in_what_is_given():
+    make("judged")
+    numbers = persisted(put("judged", film(3)))
+    answer = archive.get_media_for_fragment_list(StreamName="judged", Fragments=numbers)
+    for document in answer["Payload"].read().split(EBML)[1:]:
+        with tempfile.NamedTemporaryFile(suffix=".mkv") as file:
+            file.write(EBML + document)
+            file.flush()
+            told = subprocess.run(
+                ["mkvinfo", "--all", file.name], check=True, stdout=subprocess.PIPE, text=True, env={"LC_ALL": "C.UTF-8"}).stdout
+        assert "(Unknown" not in told and "rror" not in told, told
+        frames = len(re.findall(r"[Ss]imple block|[Bb]lock group", told))
+        with_ffprobe = len(packets(EBML + document)) + len(packets(EBML + document, "a"))
+        assert frames == with_ffprobe, (frames, with_ffprobe)
 
 
 @case

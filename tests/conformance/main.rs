@@ -1,7 +1,7 @@
 //! Real clients of the Kinesis API against a real store: what each promises is in the script beside this file.
 //!
-//! Needs Python with `tests/requirements.txt` in `.venv`, Node with the packages of `node/package.json`, and Go with
-//! Debian's packages of the SDKs, all of which `tests/all` installs; otherwise it says that it was skipped.
+//! Needs Python with `tests/requirements.txt` in `.venv`, Node with the packages of `node` and `players`, Debian's Chromium,
+//! and Go with Debian's packages of the SDKs, all of which `tests/all` installs; otherwise it says that it was skipped.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -76,4 +76,17 @@ async fn the_clients_of_the_service_get_the_answers_they_know() {
     }
     run("node", home.path(), &["node/kinesis.mjs"], plain, &store);
     run("go", home.path(), &["run", "go/kinesis.go"], plain, &store);
+}
+
+/// Chromium with hls.js, dash.js and by itself, and mp4box.js: what is shown and counted is what was filmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn players_show_the_pictures_that_were_filmed() {
+    if skipped() {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let plain = free_port().expect("a port");
+    let address = format!("127.0.0.1:{plain}");
+    let store = StoreProcess::start(home.path(), &["--insecure-http", &address]).await.expect("a store");
+    run("node", home.path(), &["players/players.mjs"], plain, &store);
 }

@@ -274,10 +274,14 @@ async fn players_get_playlists_segments_and_files_that_seek() {
     tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
     let played = packets(&url);
     assert_eq!((played["video"].len(), played["audio"].len()), (240, packets(&file)["audio"].len()));
+    let url = format!("{base}/manifest.mpd?to=newest&token={token}");
+    tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
+    let played = packets(&url);
+    assert_eq!((played["video"].len(), played["audio"].len()), (240, packets(&file)["audio"].len()));
     // One that is live has no end, and begins where the newest fragments do.
     let live = String::from_utf8(get(&rig, "/v1/video/cam/live.m3u8?window=2").await).unwrap();
     assert!(live.contains("#EXT-X-MEDIA-SEQUENCE:2\n") && !live.contains("ENDLIST"), "{live}");
-    let segments: Vec<&str> = live.lines().filter(|line| line.starts_with("fragments/")).collect();
+    let segments: Vec<&str> = live.lines().filter(|line| line.starts_with("segments/")).collect();
     assert_eq!(segments.len(), 2);
     let init = live.split("URI=\"").nth(1).unwrap().split('"').next().unwrap();
     let mut file_of_it = get(&rig, &format!("/v1/video/cam/{init}")).await;
@@ -515,4 +519,68 @@ async fn raw_streams_are_taken_at_their_rate_and_in_their_order_from_a_file() {
         let gaps = rig.json(&format!("video gaps {name} --json"));
         assert!(!gaps.to_string().contains("why"), "{name}: {gaps}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_in_parts_are_the_same_fragments_and_frames_to_everybody() {
+    let Some(mut rig) = rig().await else { return };
+    let words = format!("{PICTURES} {SOUND} -t 6 -c:v libx264 -preset veryfast -g 60 -c:a aac");
+    let file = film(&rig, "film.mp4", &words);
+    for (name, part) in [("whole", ""), ("parts", "--part-ms 250")] {
+        rig.kinesin(&format!("video put {name} {file} --producer-time {NOON} --quiet {part}"));
+    }
+    let stored =
+        |name: &str| rig.json(&format!("video ls {name} --json"))["fragments"].as_array().unwrap().clone();
+    let parts = stored("parts");
+    let within = parts.iter().filter(|part| part["follows"] == "within").count();
+    assert_eq!(parts.len() - within, stored("whole").len());
+    assert!(within >= 3 * stored("whole").len(), "{within}");
+    assert_eq!(listed(&rig, "parts"), listed(&rig, "whole"));
+    assert_eq!(rig.kinesin("video gaps parts"), "nothing is missing\n");
+    // What comes again is known.
+    let again = rig.kinesin(&format!("video put parts {file} --producer-time {NOON} --part-ms 250"));
+    assert!(again.lines().all(|line| line.contains("\"again\":true")), "{again}");
+    assert_eq!(stored("parts").len(), parts.len());
+    // Players see whole segments: the same ones, with the same bytes, found by number and by place.
+    let playlist =
+        async |name: &str| String::from_utf8(get(&rig, &format!("/v1/video/{name}/vod.m3u8")).await).unwrap();
+    let one = playlist("parts").await;
+    assert_eq!(one, playlist("whole").await);
+    for (place, line) in one.lines().filter(|line| line.starts_with("segments/")).enumerate() {
+        let whole = packets_of(&rig, &get(&rig, &format!("/v1/video/whole/{line}")).await).await;
+        assert_eq!(packets_of(&rig, &get(&rig, &format!("/v1/video/parts/{line}")).await).await, whole);
+        let by_place = get(&rig, &format!("/v1/video/parts/sequence/{place}.m4s")).await;
+        assert_eq!(packets_of(&rig, &by_place).await, whole, "{place}");
+    }
+    let manifest = async |name: &str| {
+        String::from_utf8(get(&rig, &format!("/v1/video/{name}/manifest.mpd?to=newest")).await).unwrap()
+    };
+    assert_eq!(manifest("parts").await, manifest("whole").await);
+    // A frame far into a group is decoded with all parts before it; a clip has everything.
+    for number in [100, 299] {
+        let gop = rig.path("gop.mp4").display().to_string();
+        rig.kinesin(&format!("video get parts {number} --gop -o {gop}"));
+        tool("ffmpeg", &["-xerror", "-i", &gop, "-f", "null", "-"]);
+    }
+    let clip = rig.path("clip.mp4").display().to_string();
+    rig.kinesin(&format!("video clip parts -o {clip}"));
+    assert_eq!(packets(&clip), packets(&file));
+    let segments = stored("whole").len();
+    // Numbers go on after a crash, and where another producer sends whole fragments.
+    rig.store.kill().unwrap();
+    rig.up().await;
+    rig.kinesin(&format!("video put parts {file} --producer-time 2026-11-20T13:00:00Z --quiet"));
+    let live = String::from_utf8(get(&rig, "/v1/video/parts/live.m3u8?window=100").await).unwrap();
+    let count = live.lines().filter(|line| line.starts_with("segments/")).count();
+    assert!(live.contains("#EXT-X-MEDIA-SEQUENCE:0\n") && live.contains("#EXT-X-DISCONTINUITY\n"), "{live}");
+    assert_eq!(count, 2 * segments);
+    assert!(!live.contains("EXT-X-PART"), "nobody sends parts");
+}
+
+/// The packets of a segment of the film in `fragments_in_parts_…`, after its configuration.
+async fn packets_of(rig: &Rig, segment: &[u8]) -> BTreeMap<String, Vec<Packet>> {
+    let path = rig.path("segment.mp4").display().to_string();
+    let init = get(rig, "/v1/video/whole/init/0.mp4").await;
+    std::fs::write(&path, [&init, segment].concat()).unwrap();
+    packets(&path)
 }

@@ -69,7 +69,8 @@ pub fn run(target: &str, bytes: &[u8]) {
     decode(bytes);
 }
 
-fn frame(bytes: &[u8]) {
+/// Frames, one after the other, and the batch in each.
+pub fn frame(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok((frame, after)) = Frame::parse_first(rest) {
         assert_eq!(frame.header.encode(), rest[..HEADER_BYTES], "what is read is what was written");
@@ -81,7 +82,7 @@ fn frame(bytes: &[u8]) {
 }
 
 /// The first 13 bytes choose what the header says, the rest is the payload.
-fn batch(bytes: &[u8]) {
+pub fn batch(bytes: &[u8]) {
     let Some((says, payload)) = bytes.split_at_checked(13) else { return };
     let number = |at: usize| u32::from_le_bytes([says[at], says[at + 1], says[at + 2], says[at + 3]]);
     let header = Header {
@@ -102,7 +103,8 @@ fn batch(bytes: &[u8]) {
     }
 }
 
-fn message(bytes: &[u8]) {
+/// Messages of the native wire, one after the other.
+pub fn message(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some((message, len))) = Message::parse(rest, MESSAGE_BYTES_MAX) {
         one_message(&message);
@@ -134,7 +136,8 @@ fn one_message(message: &Message<'_>) {
     }
 }
 
-fn catalog(bytes: &[u8]) {
+/// The catalog's state and a change of it, both JSON.
+pub fn catalog(bytes: &[u8]) {
     let mut state = serde_json::from_slice::<CatalogState>(bytes).unwrap_or_default();
     if let Ok(change) = serde_json::from_slice::<Change>(bytes) {
         state.apply(&change);
@@ -150,7 +153,8 @@ fn catalog(bytes: &[u8]) {
     }
 }
 
-fn stream_state(bytes: &[u8]) {
+/// A stream's state, as a segment begins with it; a note of where logs ended.
+pub fn stream_state(bytes: &[u8]) {
     let Ok(mut state) = StreamState::decode(bytes) else { return };
     let mut again = Vec::new();
     state.encode(&mut again);
@@ -158,7 +162,8 @@ fn stream_state(bytes: &[u8]) {
     let _ = state.apply_reshard(bytes);
 }
 
-fn index(bytes: &[u8]) {
+/// A sealed segment's index.
+pub fn index(bytes: &[u8]) {
     let _ = SegmentIndex::decode(bytes);
     let sum = crc32c::crc32c(bytes);
     let whole = [b"KIDX", &sum.to_le_bytes()[..], bytes].concat();
@@ -167,7 +172,8 @@ fn index(bytes: &[u8]) {
     }
 }
 
-fn spool(bytes: &[u8]) {
+/// What the agent's spool keeps beside the records.
+pub fn spool(bytes: &[u8]) {
     if let Some(state) = State::decode(bytes) {
         // What is history is left out, so it is not the same; but it can be read.
         assert!(State::decode(&state.encode()).is_some());
@@ -178,7 +184,8 @@ fn spool(bytes: &[u8]) {
     }
 }
 
-fn kpl_record(bytes: &[u8]) {
+/// An aggregated record, without its magic and checksum.
+pub fn kpl_record(bytes: &[u8]) {
     let _ = kpl::open(bytes);
     let whole = [&kpl::MAGIC[..], bytes, &Md5::digest(bytes)[..]].concat();
     for record in kpl::open(&whole).unwrap_or_default() {
@@ -186,13 +193,14 @@ fn kpl_record(bytes: &[u8]) {
     }
 }
 
-fn kinesis(bytes: &[u8]) {
+/// A request in JSON and in CBOR.
+pub fn kinesis(bytes: &[u8]) {
     let _ = json::read(bytes);
     let _ = cbor::read(bytes);
 }
 
 /// Lines: method, path, query, and headers with a colon.
-fn signature(bytes: &[u8]) {
+pub fn signature(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut lines = text.lines();
     let (method, path, query) = (lines.next(), lines.next(), lines.next());
@@ -207,7 +215,8 @@ fn signature(bytes: &[u8]) {
     let _ = sigv4::Claim::read(&request);
 }
 
-fn words(bytes: &[u8]) {
+/// Addresses, names, numbers, iterators: whatever is text.
+pub fn words(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = StoreUrl::parse(text);
     let _ = Arn::parse(text);
@@ -219,7 +228,8 @@ fn words(bytes: &[u8]) {
     let _ = agent::config::Size::parse(text);
 }
 
-fn config(bytes: &[u8]) {
+/// An agent's configuration.
+pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(error) = Config::parse(text, "agent.toml", Path::new("/")) {
         assert!(error.to_string().starts_with("agent.toml"), "{error}");
@@ -228,7 +238,7 @@ fn config(bytes: &[u8]) {
 
 /// The first byte says in pieces of how many bytes the rest comes. What comes out is made into MP4 again, and that is
 /// taken apart into as many bytes.
-fn video_demux(bytes: &[u8]) {
+pub fn video_demux(bytes: &[u8]) {
     let Some((piece, rest)) = bytes.split_first() else { return };
     let cuts = demuxed(rest, usize::from(*piece) + 1);
     // How it comes makes no difference.
@@ -287,7 +297,7 @@ fn told(fragment: &Fragment, data: &[u8]) {
 
 /// The head of a fragment without magic, length and checksum; before it two bytes, how many records there are, and how
 /// long those after the first.
-fn video_fragment(bytes: &[u8]) {
+pub fn video_fragment(bytes: &[u8]) {
     let Some((says, body)) = bytes.split_at_checked(2) else { return };
     let sum = crc32c::crc32c(body);
     let head = [b"KVF1", &(body.len() as u32).to_le_bytes()[..], &sum.to_le_bytes()[..], body].concat();
@@ -300,7 +310,7 @@ fn video_fragment(bytes: &[u8]) {
 }
 
 /// A film that is not fragmented: an MP4 file with its frames wherever its tables say.
-fn video_film(bytes: &[u8]) {
+pub fn video_film(bytes: &[u8]) {
     let Ok(Some(mut film)) = Film::open(std::io::Cursor::new(bytes), bytes.len() as u64) else { return };
     let mut cutter = Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival);
     let mut cuts = Vec::new();
@@ -363,7 +373,7 @@ fn video_raw(bytes: &[u8]) {
 }
 
 /// A configuration, and the same bytes as a frame of its tracks.
-fn video_codec(bytes: &[u8]) {
+pub fn video_codec(bytes: &[u8]) {
     let config = VideoConfig::new(bytes[..bytes.len().min(limit::CONFIG_BYTES_MAX)].to_vec());
     for track in codec::tracks(&config).unwrap_or_default() {
         let sets: usize = track.parameter_sets.iter().map(|set| set.len() + 4).sum();

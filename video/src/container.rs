@@ -19,7 +19,7 @@ pub struct Demuxer {
 #[derive(Debug)]
 enum Kind {
     /// Not enough came to tell.
-    Unknown(Vec<u8>, Option<Cutter>),
+    Unknown(Vec<u8>, Option<Box<Cutter>>),
     Mp4(Box<demux::Demuxer>),
     Mkv(Box<mkv::Demuxer>),
     Raw(Box<annexb::Demuxer>),
@@ -29,7 +29,7 @@ impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer { kind: Kind::Unknown(Vec::new(), Some(cutter)), rate: None, now: None }
+        Demuxer { kind: Kind::Unknown(Vec::new(), Some(Box::new(cutter))), rate: None, now: None }
     }
 
     /// The same; where nothing in what comes says when frames are shown, so many are in a second.
@@ -99,15 +99,15 @@ impl Demuxer {
         // A box has its type after its length, which may look like a start code.
         let is_box = begin.get(4..8).is_some_and(|kind| kind.iter().all(u8::is_ascii_lowercase));
         self.kind = match annexb::sniff(&begin) {
-            _ if begin.starts_with(&mkv::MAGIC) => Kind::Mkv(Box::new(mkv::Demuxer::new(cutter))),
+            _ if begin.starts_with(&mkv::MAGIC) => Kind::Mkv(Box::new(mkv::Demuxer::new(*cutter))),
             Some(codec) if !is_box => {
-                let mut demuxer = annexb::Demuxer::new(codec, cutter, self.rate);
+                let mut demuxer = annexb::Demuxer::new(codec, *cutter, self.rate);
                 if let Some(now) = self.now {
                     demuxer.handle_time(now);
                 }
                 Kind::Raw(Box::new(demuxer))
             }
-            _ => Kind::Mp4(Box::new(demux::Demuxer::new(cutter))),
+            _ => Kind::Mp4(Box::new(demux::Demuxer::new(*cutter))),
         };
         begin
     }

@@ -60,8 +60,20 @@ pub struct Cutter {
     follows: Follows,
     /// Something is missing before the next frame.
     lost: bool,
+    /// After so many milliseconds what is there of a fragment is given as a part.
+    part_ms: Option<u64>,
+    /// The fragment that is open, with the parts of it that were given.
+    open: Option<Open>,
     frames: Vec<Frame>,
     data: Vec<u8>,
+}
+
+/// What there is of a fragment so far.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    began_ms: u64,
+    frames: usize,
+    bytes: usize,
 }
 
 fn ms_of(time: u64, timescale: u32) -> u64 {
@@ -84,9 +96,17 @@ impl Cutter {
             expected: Vec::new(),
             follows: Follows::Run,
             lost: false,
+            part_ms: None,
+            open: None,
             frames: Vec::new(),
             data: Vec::new(),
         }
+    }
+
+    /// Gives fragments in parts of about so many milliseconds: see [`part`](Self::part).
+    #[must_use]
+    pub fn in_parts(self, part_ms: Option<u64>) -> Cutter {
+        Cutter { part_ms, ..self }
     }
 
     /// A run whose container has the producer's times, less so many milliseconds.
@@ -160,6 +180,10 @@ impl Cutter {
             self.follows = Follows::Gap(jump_ms);
         }
         self.stretch(sample.track, dts, expected);
+        let began_ms = ms_of(dts, timescale);
+        let open = self.open.get_or_insert(Open { began_ms, frames: 0, bytes: 0 });
+        open.frames += 1;
+        open.bytes += sample.data.len();
         self.frames.push(Frame {
             track: sample.track,
             key: sample.key,
@@ -182,11 +206,10 @@ impl Cutter {
     }
 
     fn cuts(&self, sample: &Sample<'_>, dts: u64, timescale: u32) -> bool {
-        let Some(first) = self.frames.first() else { return false };
-        let begun = ms_of(first.dts, self.timescales[usize::from(first.track)]);
-        let lasts = ms_of(dts, timescale).saturating_sub(begun);
-        let full = self.data.len() + sample.data.len() > FRAGMENT_BYTES_MAX
-            || self.frames.len() >= FRAGMENT_FRAMES_MAX
+        let Some(open) = &self.open else { return false };
+        let lasts = ms_of(dts, timescale).saturating_sub(open.began_ms);
+        let full = open.bytes + sample.data.len() > FRAGMENT_BYTES_MAX
+            || open.frames >= FRAGMENT_FRAMES_MAX
             || lasts >= FRAGMENT_MS_MAX;
         let leads = sample.track == 0 && sample.key;
         let at_key =
@@ -210,8 +233,35 @@ impl Cutter {
         }
     }
 
+    /// What is there of the fragment that is open, where that is long enough for a part. Where parts end, times say and
+    /// not when frames came: the same frames make the same parts again.
+    pub fn part(&mut self) -> Option<Cut> {
+        let part_ms = self.part_ms?;
+        let last = self.frames.last()?;
+        if self.has_video && last.track != 0 {
+            return None;
+        }
+        let first = self.frames.iter().find(|frame| frame.track == last.track)?;
+        let timescale = self.timescales[usize::from(last.track)];
+        if ms_of(last.dts + u64::from(last.duration) - first.dts, timescale) < part_ms {
+            return None;
+        }
+        self.take(Follows::Within)
+    }
+
     /// Ends the fragment that is open.
     pub fn flush(&mut self) -> Option<Cut> {
+        let cut = self.take(Follows::Previous);
+        self.open = None;
+        // Also where all of it was given as parts.
+        if self.follows == Follows::Within {
+            self.follows = Follows::Previous;
+        }
+        cut
+    }
+
+    /// Gives what is there; what comes next follows it in this way.
+    fn take(&mut self, next: Follows) -> Option<Cut> {
         let (config, first) = (self.config.clone()?, self.frames.first()?);
         let timescale = self.timescales[usize::from(first.track)];
         let producer_time = UnixMs(ms_of(first.dts, timescale));
@@ -219,14 +269,17 @@ impl Cutter {
             follows: self.follows,
             run: self.run,
             place: self.place,
+            within: 0,
             clock: self.clock,
             producer_time,
             config,
             frames: std::mem::take(&mut self.frames),
         };
-        self.follows = Follows::Previous;
+        self.follows = next;
         self.place += 1;
-        Some(Cut { fragment, data: std::mem::take(&mut self.data) })
+        // The next one will be about as long: grown from nothing it would be copied as it grows.
+        let next = Vec::with_capacity(self.data.len() + self.data.len() / 8);
+        Some(Cut { fragment, data: std::mem::replace(&mut self.data, next) })
     }
 }
 
@@ -308,6 +361,49 @@ mod tests {
         let mut sound = cutter(&[track(TrackKind::Audio, 90_000)]);
         let cut = (0..).find_map(|n| sound.push(picture(n, true)).unwrap()).unwrap();
         assert_eq!(cut.fragment.frames.len(), 60);
+    }
+
+    #[test]
+    fn parts_are_given_before_their_fragment_ends_and_make_the_same_fragments_together() {
+        let tracks = [track(TrackKind::Video, 90_000), track(TrackKind::Audio, 48_000)];
+        let cut_up = |part_ms| {
+            let (mut cutter, mut cuts) = (cutter(&tracks).in_parts(part_ms), Vec::new());
+            // A key frame every second, a jump, and no key frame for long.
+            for n in (0..75).chain(105..800) {
+                let sound = Sample { track: 1, dts: n * 1600, duration: 1600, ..picture(n, true) };
+                for sample in [picture(n, n % 30 == 0 && n < 120), sound] {
+                    cuts.extend(cutter.push(sample).unwrap());
+                    cuts.extend(cutter.part());
+                }
+            }
+            cuts.extend(cutter.flush());
+            cuts
+        };
+        let whole = cut_up(None);
+        for part_ms in [1, 100, 250, 900, 5000] {
+            let mut together: Vec<Cut> = Vec::new();
+            let parts = cut_up(Some(part_ms));
+            assert_eq!(parts, cut_up(Some(part_ms)));
+            assert!(parts.len() > whole.len());
+            for part in parts {
+                if part.fragment.follows == Follows::Within {
+                    let last = together.last_mut().unwrap();
+                    last.fragment.frames.extend(part.fragment.frames);
+                    last.data.extend(part.data);
+                } else {
+                    together.push(part);
+                }
+            }
+            together
+                .iter_mut()
+                .zip(&whole)
+                .for_each(|(part, whole)| part.fragment.place = whole.fragment.place);
+            // How long the frame before a jump lasted can't be known before the jump.
+            together[2].fragment.frames.iter_mut().for_each(|frame| frame.duration = 0);
+            let mut whole = whole.clone();
+            whole[2].fragment.frames.iter_mut().for_each(|frame| frame.duration = 0);
+            assert_eq!(together, whole, "{part_ms}");
+        }
     }
 
     #[test]

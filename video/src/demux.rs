@@ -225,6 +225,7 @@ impl Demuxer {
             };
             let Place { track, key, dts, duration, offset, .. } = place;
             out.extend(self.cutter.push(Sample { track, key, dts, duration, offset, data })?);
+            out.extend(self.cutter.part());
         }
         Ok(())
     }

@@ -414,4 +414,36 @@ mod tests {
         zero[mdhd - 4..mdhd].fill(0);
         assert!(read(&zero).unwrap_err().to_string().contains("mdhd"), "where the crate would loop for ever");
     }
+
+    /// Boxes that say so many bytes, and nothing in them.
+    fn boxed(kind: &[u8; 4], size: u32) -> Vec<u8> {
+        // Boxes say their length in big-endian order.
+        [&size.swap_bytes().to_le_bytes()[..], kind].concat()
+    }
+
+    /// Reaches `FILM_MOOV_BYTES_MAX` of video/src/limit.rs.
+    #[test]
+    fn what_describes_a_film_is_as_long_as_it_may_be_and_no_longer() {
+        let open = |size: usize| {
+            let bytes = [boxed(b"ftyp", 8), boxed(b"moov", size as u32), vec![0; 8]].concat();
+            Film::open(Cursor::new(bytes), 1 << 40).unwrap_err()
+        };
+        // It is looked for then, and is not there.
+        assert!(matches!(open(FILM_MOOV_BYTES_MAX), FilmError::Read(_)));
+        let refused = open(FILM_MOOV_BYTES_MAX + 1);
+        assert!(matches!(refused, FilmError::Video(VideoError::TooLarge { .. })), "{refused}");
+    }
+
+    /// Reaches `TOP_BOXES_MAX`.
+    #[test]
+    fn boxes_without_end_are_not_all_looked_at() {
+        let found = |count: usize| {
+            let between = boxed(b"free", 8).repeat(count - 2);
+            let bytes = [boxed(b"ftyp", 8), between, boxed(b"moov", 8)].concat();
+            let size = bytes.len() as u64;
+            find_moov(&mut Cursor::new(bytes), size).map_err(|error| error.to_string())
+        };
+        assert_eq!(found(TOP_BOXES_MAX), Ok(Some((TOP_BOXES_MAX as u64 * 8 - 8, 8))));
+        assert!(found(TOP_BOXES_MAX + 1).unwrap_err().contains("boxes without end"));
+    }
 }

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! "KVF1"   u32 bytes of all that follows in the head   u32 CRC32C of it
-//! varint follows (0 first of a run, 1 goes on, 2 after a gap) [zigzag gap in ms]
+//! varint follows (0 first of a run, 1 goes on, 2 after a gap, 3 within; and 4 where a count comes)
+//!        [zigzag gap in ms] [varint count of those within, so far]
 //! u64 run   varint place in the run   u8 clock
 //! varint length, configuration (an MP4 `moov`), lz4
 //! u8 track count   for each track: varint decode time of its first frame, in its timescale
@@ -16,9 +17,9 @@
 
 use std::sync::Arc;
 
-use protocol::batch::{Batch, BatchBuilder};
+use protocol::batch::{self, Batch};
 use protocol::bytes::{Cursor, put_varint, put_zigzag};
-use protocol::compress::{Codec, Compressor};
+
 use protocol::frame::Header;
 use protocol::time::UnixMs;
 use sha2::{Digest, Sha256};
@@ -74,7 +75,12 @@ pub enum Follows {
     Previous,
     /// The producer's times jump by this many milliseconds; back, where it is negative.
     Gap(i64),
+    /// It is a further part of what the one before it began: stored before its end came, so that it can be read sooner.
+    Within,
 }
+
+/// In `follows`: how many of its stream are within others is said after it.
+const COUNTED: u64 = 4;
 
 /// Whose clock the producer time is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +125,8 @@ pub struct Fragment {
     pub run: u64,
     /// Place in the run.
     pub place: u64,
+    /// How many of its stream so far, with this one, were [`Follows::Within`]. The store counts, as it knows them all.
+    pub within: u64,
     /// Whose clock `producer_time` is.
     pub clock: Clock,
     /// When its first frame was made.
@@ -152,13 +160,18 @@ impl Fragment {
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
         let mut out = vec![0; PREAMBLE_BYTES];
+        let counted = if self.within > 0 { COUNTED } else { 0 };
         match self.follows {
-            Follows::Run => put_varint(&mut out, 0),
-            Follows::Previous => put_varint(&mut out, 1),
+            Follows::Run => put_varint(&mut out, counted),
+            Follows::Previous => put_varint(&mut out, counted | 1),
             Follows::Gap(ms) => {
-                put_varint(&mut out, 2);
+                put_varint(&mut out, counted | 2);
                 put_zigzag(&mut out, ms);
             }
+            Follows::Within => put_varint(&mut out, counted | 3),
+        }
+        if self.within > 0 {
+            put_varint(&mut out, self.within);
         }
         out.extend_from_slice(&self.run.to_le_bytes());
         put_varint(&mut out, self.place);
@@ -196,22 +209,11 @@ impl Fragment {
         header: Header,
         out: &mut Vec<u8>,
     ) -> Result<Header, protocol::batch::BatchError> {
-        let mut builder = BatchBuilder::new();
-        let key = builder.key(key, None)?;
-        let mut first = self.head();
-        let mut rest = data;
-        for (place, frame) in self.frames.iter().enumerate() {
-            let (bytes, after) = rest.split_at((frame.size as usize).min(rest.len()));
-            rest = after;
-            if place == 0 {
-                first.extend_from_slice(bytes);
-                builder.push(key, self.producer_time, &first);
-            } else {
-                builder.push(key, self.producer_time, bytes);
-            }
-        }
+        let head = self.head();
+        let lengths = self.frames.iter().enumerate();
+        let lengths = lengths.map(|(n, frame)| frame.size as usize + if n == 0 { head.len() } else { 0 });
         // What cameras make is compressed already.
-        Ok(builder.seal(header, &mut Compressor::new(Codec::None), out))
+        batch::seal_plain(header, key, self.producer_time, lengths, &[&head, data], out)
     }
 
     /// Reads the head at the beginning of a first record. `sizes` are the lengths of the records. Returns also how
@@ -254,7 +256,7 @@ impl Fragment {
 pub const PARTITION_KEY: &str = "video";
 
 /// The bytes of each frame of a batch that [`Fragment::of_batch`] has read, whose head has `head_bytes`.
-pub fn data_of(batch: &Batch, head_bytes: usize) -> impl Iterator<Item = &[u8]> {
+pub fn data_of<'a>(batch: &'a Batch<'_>, head_bytes: usize) -> impl Iterator<Item = &'a [u8]> {
     batch.records().enumerate().map(move |(place, record)| {
         if place == 0 { record.data.get(head_bytes..).unwrap_or_default() } else { record.data }
     })
@@ -292,16 +294,19 @@ fn read_body(
     let bad = VideoError::Head;
     let short = |_| bad("it ends too early");
     let mut cursor = Cursor::new(body);
-    let follows = match cursor.varint().map_err(short)? {
-        0 => Follows::Run,
-        1 => Follows::Previous,
-        2 => Follows::Gap(cursor.zigzag().map_err(short)?),
+    let code = cursor.varint().map_err(short)?;
+    let follows = match code {
+        0 | 4 => Follows::Run,
+        1 | 5 => Follows::Previous,
+        2 | 6 => Follows::Gap(cursor.zigzag().map_err(short)?),
+        3 | 7 => Follows::Within,
         _ => {
             return Err(bad(
                 "it follows in a way that this program does not know: it is older than the data",
             ));
         }
     };
+    let within = if code & COUNTED == 0 { 0 } else { cursor.varint().map_err(short)? };
     let (run, place) = (cursor.u64().map_err(short)?, cursor.varint().map_err(short)?);
     let clock = if cursor.u8().map_err(short)? == 0 { Clock::Producer } else { Clock::Arrival };
     let length = cursor.varint().map_err(short)?;
@@ -340,7 +345,8 @@ fn read_body(
         frames.push(Frame { track: track as u8, key, dts: next[track], duration, offset, size });
         next[track] = next[track].saturating_add(u64::from(duration));
     }
-    Ok(Fragment { follows, run, place, clock, producer_time, config: Arc::new(Config::new(moov)), frames })
+    let config = Arc::new(Config::new(moov));
+    Ok(Fragment { follows, run, place, within, clock, producer_time, config, frames })
 }
 
 fn read_times(flags: u8, cursor: &mut Cursor<'_>, before: (u32, i32)) -> Result<(u32, i32), VideoError> {
@@ -370,6 +376,7 @@ mod tests {
             follows: Follows::Gap(-40),
             run: 7,
             place: 3,
+            within: 0,
             clock: Clock::Arrival,
             producer_time: UnixMs(1_700_000_000_000),
             config: Arc::new(Config::new(b"moov of some camera".to_vec())),
@@ -427,6 +434,19 @@ mod tests {
             let lengths: usize = whole.frames.iter().map(|f| if f.size < 16_384 { 2 } else { 3 }).sum();
             let each = (in_head + lengths) as f64 / whole.frames.len() as f64;
             assert!(each <= 4.0, "{offsets:?} {audio}: {each} bytes");
+        }
+    }
+
+    #[test]
+    fn how_it_follows_and_how_many_are_within_others_comes_back() {
+        for follows in [Follows::Run, Follows::Previous, Follows::Gap(7), Follows::Gap(-7), Follows::Within] {
+            for within in [0, 1, 127, 128, u64::MAX] {
+                let fragment = Fragment { follows, within, ..fragment(camera(1, &[0], false)) };
+                let head = fragment.head();
+                let (read, _) =
+                    Fragment::read(&head, &[head.len() as u32 + 8000], fragment.producer_time).unwrap();
+                assert_eq!(read, fragment);
+            }
         }
     }
 
@@ -489,5 +509,49 @@ mod tests {
             }
             let _ = Fragment::read(&bytes, &sizes, UnixMs(0));
         }
+    }
+
+    /// A head with these bytes behind its preamble.
+    fn headed(body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32).to_le_bytes();
+        [&MAGIC[..], &length, &crc32c::crc32c(body).to_le_bytes(), body].concat()
+    }
+
+    /// Reaches `HEAD_BYTES_MAX`, `CONFIG_BYTES_MAX`, `FRAGMENT_FRAMES_MAX` of video/src/limit.rs.
+    #[test]
+    fn the_largest_head_there_is_can_be_read_and_a_larger_one_is_refused() {
+        let mut rng = protocol::rng::Rng::new(1);
+        let read = |fragment: &Fragment| {
+            let head = fragment.head();
+            let mut sizes: Vec<u32> = fragment.frames.iter().map(|frame| frame.size).collect();
+            sizes[0] += head.len() as u32;
+            Fragment::read(&head, &sizes, fragment.producer_time).map(|(read, _)| read == *fragment)
+        };
+        // Nothing of it can be made shorter.
+        let mut frames = Vec::new();
+        let mut dts = 1;
+        for n in 0..FRAGMENT_FRAMES_MAX as u32 + 1 {
+            let duration = (1 << 28) + n;
+            frames.push(Frame { track: 0, key: true, dts, duration, offset: (1 << 30) + n as i32, size: 1 });
+            dts += u64::from(duration);
+        }
+        let config = (0..=CONFIG_BYTES_MAX).map(|_| rng.next_u64() as u8).collect::<Vec<_>>();
+        let mut largest = fragment(frames);
+        assert!(read(&largest).is_err(), "a frame more than there may be");
+        largest.frames.pop();
+        largest.config = Arc::new(Config::new(config.clone()));
+        assert_eq!(read(&largest), Err(VideoError::Head("its configuration is too long")));
+        largest.config = Arc::new(Config::new(config[1..].to_vec()));
+        assert_eq!(read(&largest), Ok(true));
+        let mut body = largest.head().split_off(PREAMBLE_BYTES);
+        assert!(body.len() < HEAD_BYTES_MAX, "{} bytes", body.len());
+        // What later programs may put behind it.
+        body.resize(HEAD_BYTES_MAX, 0);
+        let mut sizes = vec![1; FRAGMENT_FRAMES_MAX];
+        sizes[0] = (PREAMBLE_BYTES + HEAD_BYTES_MAX + 1) as u32;
+        assert!(Fragment::read(&headed(&body), &sizes, UnixMs(0)).is_ok());
+        body.push(0);
+        sizes[0] += 1;
+        assert!(Fragment::read(&headed(&body), &sizes, UnixMs(0)).is_err());
     }
 }

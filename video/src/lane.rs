@@ -111,17 +111,22 @@ impl Lane {
             way.order.add(pts, key, &mut known);
         }
         self.set_times(track, &known);
-        self.go(out)?;
-        if self.queue.len() > WAITING_MAX || self.held_bytes > FRAGMENT_BYTES_MAX {
-            self.close(out)?;
-        }
-        Ok(())
+        self.go_within_bounds(out)
     }
 
     /// A cluster ended, and so does a fragment.
     pub(crate) fn end(&mut self, timecode: i64, out: &mut Vec<Told>) -> Result<(), VideoError> {
         self.queue.push_back(Item::End(timecode));
-        self.go(out)
+        self.go_within_bounds(out)
+    }
+
+    /// Passes on what is known, and everything where too much waits.
+    fn go_within_bounds(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
+        self.go(out)?;
+        if self.queue.len() > WAITING_MAX || self.held_bytes > FRAGMENT_BYTES_MAX {
+            self.close(out)?;
+        }
+        Ok(())
     }
 
     /// Nothing waits any longer.
@@ -219,6 +224,7 @@ impl Lane {
             data: &held.data,
         };
         out.extend(self.cutter.push(sample)?.map(Told::Cut));
+        out.extend(self.cutter.part().map(Told::Cut));
         Ok(())
     }
 }

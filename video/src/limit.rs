@@ -35,6 +35,10 @@ pub const MOOF_BYTES_MAX: usize = 4 << 20;
 /// One `moof` describes at most this many frames: a few bytes may stand for millions that are all alike.
 pub const MOOF_FRAMES_MAX: usize = MOOF_BYTES_MAX / 16;
 
+/// Descriptions of groups of frames (`sgpd`): frames name them by 16 bits. They may be empty, so their count is no matter of
+/// bytes.
+pub const GROUPS_MAX: u32 = 65_535;
+
 /// Frames of one `moof` together are never longer: they are held until all of them are there.
 pub const MDAT_BYTES_MAX: usize = 52 << 20;
 

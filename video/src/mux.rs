@@ -31,6 +31,23 @@ pub fn init(config: &Config) -> Vec<u8> {
     out
 }
 
+/// The initialization segment of one track alone, by its place in the configuration.
+///
+/// # Errors
+/// When the configuration is no `moov`, or has no such track.
+pub fn init_of_track(config: &Config, track: u8) -> Result<Vec<u8>, VideoError> {
+    let mut moov = moov_of(config)?;
+    let missing = VideoError::Head("its configuration has no such track");
+    let id = moov.trak.get(usize::from(track)).map(|trak| trak.tkhd.track_id).ok_or(missing)?;
+    moov.trak.retain(|trak| trak.tkhd.track_id == id);
+    if let Some(mvex) = &mut moov.mvex {
+        mvex.trex.retain(|trex| trex.track_id == id);
+    }
+    let mut bytes = Vec::new();
+    moov.encode(&mut bytes).map_err(|_| VideoError::Head("its track makes no moov of its own"))?;
+    Ok(init(&Config::new(bytes)))
+}
+
 /// Track ids of a configuration, in the order in which frames count them.
 ///
 /// # Errors
@@ -194,6 +211,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_track_alone_is_initialized_alone() {
+        let config = config();
+        for (track, id) in [(0, 1), (1, 2)] {
+            let frame = Frame { track: 0, key: true, dts: 9, duration: 1, offset: 0, size: 4 };
+            let bytes =
+                [init_of_track(&config, track).unwrap(), segment(0, &[id], &[frame], &[b"data"]).unwrap()]
+                    .concat();
+            let cuts = taken_apart(&bytes, 100);
+            assert_eq!(track_ids(&cuts[0].fragment.config).unwrap(), [id]);
+        }
+        assert!(init_of_track(&config, 2).is_err());
+    }
+
     fn config_of(cut: &Cut) -> Config {
         let again = taken_apart(
             &[
@@ -283,5 +314,24 @@ mod tests {
             let _ = demuxer.finish(&mut cuts);
             prop_assert!(demuxer.held_bytes() < 1 << 20);
         }
+    }
+
+    /// Reaches `MOOF_FRAMES_MAX` of video/src/limit.rs.
+    #[test]
+    fn one_moof_stands_for_as_many_frames_as_it_may_and_no_more() {
+        let pushed = |count: usize| {
+            let samples = TrunSamples::Inherited { count: count as u32, first_flags: None };
+            let trun = vec![Trun { data_offset: None, samples }];
+            let traf = Traf { tfhd: Tfhd { track_id: 1, ..Tfhd::default() }, trun, ..Traf::default() };
+            let moof = Moof { mfhd: Mfhd { sequence_number: 0 }, traf: vec![traf] };
+            let mut bytes = init(&config());
+            moof.encode(&mut bytes).unwrap();
+            bytes.extend_from_slice(&[0, 0, 0, 8]);
+            bytes.extend_from_slice(b"mdat");
+            let mut demuxer = Demuxer::new(Cutter::new(1, UnixMs(0), Clock::Producer));
+            demuxer.push(&bytes, &mut Vec::new()).map_err(|error| error.to_string())
+        };
+        assert_eq!(pushed(MOOF_FRAMES_MAX), Ok(()));
+        assert!(pushed(MOOF_FRAMES_MAX + 1).unwrap_err().contains("frames in one moof"));
     }
 }

@@ -210,4 +210,28 @@ mod tests {
             prop_assert_eq!(out.len(), frames.len());
         }
     }
+
+    /// Reaches `LEARN_MAX`.
+    #[test]
+    fn no_more_frames_wait_to_see_how_they_are_reordered_than_may() {
+        let (mut order, mut out) = (Order::new(true, 1000), Vec::new());
+        for n in 0..LEARN_MAX as i64 {
+            order.add(n * 40, n == 0, &mut out);
+        }
+        assert_eq!((order.waiting.len(), out.len()), (LEARN_MAX, 0));
+        order.add(LEARN_MAX as i64 * 40, false, &mut out);
+        assert_eq!((order.waiting.len(), out.len()), (0, LEARN_MAX + 1));
+    }
+
+    /// Reaches `REORDER_MAX`.
+    #[test]
+    fn a_group_tells_how_frames_are_reordered_if_it_is_longer_than_any_codec_reorders() {
+        let learnt = |count: usize| {
+            let (mut order, mut out) = (Order::new(true, 1000), Vec::new());
+            (0..count as i64).for_each(|n| order.add(n * 40, n == 0, &mut out));
+            order.close(&mut out);
+            order.depth
+        };
+        assert_eq!((learnt(REORDER_MAX), learnt(REORDER_MAX + 1)), (None, Some(0)));
+    }
 }

@@ -1,8 +1,9 @@
 //! Looks at a tree of MP4 boxes before anything reads it: every box is as long as its head and ends within its parent,
-//! none is too deep, there are not too many. Other people's parsers loop or panic where that is not so.
+//! none is too deep, there are not too many, and none says that it holds more than it can. Other people's parsers loop, panic
+//! or take all memory where that is not so.
 
 use crate::VideoError;
-use crate::limit::{BOX_DEPTH_MAX, BOXES_MAX};
+use crate::limit::{BOX_DEPTH_MAX, BOXES_MAX, GROUPS_MAX};
 
 /// Boxes that hold boxes, with how many bytes stand before the first of them.
 const PARENTS: [(&[u8; 4], usize); 14] = [
@@ -96,10 +97,20 @@ fn check_level(mut bytes: &[u8], mut at: u64, depth: usize, left: &mut usize) ->
             };
             check_level(inner, at + start as u64, depth - 1, left)?;
         }
+        if &head.kind == b"sgpd" && groups(&whole[head.head..]) > GROUPS_MAX {
+            return invalid(at, format!("box sgpd: it says that it has more than {GROUPS_MAX} groups"));
+        }
         bytes = &bytes[whole.len()..];
         at += whole.len() as u64;
     }
     Ok(())
+}
+
+/// How many groups an `sgpd` says that it describes (ISO/IEC 14496-12, 8.9.3): after version and flags, the type, and two
+/// fields that later versions have.
+fn groups(body: &[u8]) -> u32 {
+    let fields = body.first().map_or(0, |version| usize::from(*version).min(2));
+    body.get(8 + 4 * fields..).and_then(|rest| rest.first_chunk::<4>()).map_or(0, |count| be32(count))
 }
 
 #[cfg(test)]
@@ -132,6 +143,26 @@ mod tests {
         let mut long = good;
         long[11] = 200;
         assert!(check(&long, 0).unwrap_err().to_string().contains("after the end of its parent"));
+    }
+
+    /// Reaches `GROUPS_MAX` of video/src/limit.rs.
+    #[test]
+    fn empty_groups_are_not_counted_by_the_thousand_million() {
+        for version in 0..4 {
+            let fields = vec![0; 4 * usize::from(version).min(2)];
+            let groups = |count: u32| {
+                let body = [
+                    &[version, 0, 0, 0][..],
+                    b"roll",
+                    &fields,
+                    &[0, (count >> 16) as u8, (count >> 8) as u8, count as u8],
+                ];
+                put(b"moov", &put(b"sgpd", &body.concat()))
+            };
+            assert_eq!(check(&groups(65_535), 0), Ok(()));
+            let error = check(&groups(65_536), 0).unwrap_err().to_string();
+            assert!(error.starts_with("byte 8: box sgpd: it says that it has more than 65535"), "{error}");
+        }
     }
 
     #[test]

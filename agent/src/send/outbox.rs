@@ -625,3 +625,22 @@ impl Outbox {
 fn lanes_of(stream: StreamKey) -> std::ops::RangeInclusive<LaneId> {
     LaneId { stream, lane: 0 }..=LaneId { stream, lane: u32::MAX }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `FILLERS_MAX`.
+    #[test]
+    fn for_a_store_that_has_forgotten_a_lane_no_more_empty_batches_are_made_at_once_than_may_be() {
+        let id = LaneId { stream: StreamKey(7), lane: 0 };
+        let made = |delivered: u64| {
+            let mut outbox = Outbox::new(Settings::default(), &State::default(), 1);
+            outbox.lanes.insert(id, LaneQueue::new(id, delivered, 0, 1));
+            outbox.out_of_sequence(id, delivered + 1, 1, Mono::ZERO);
+            outbox.queued() as u64
+        };
+        assert_eq!(made(FILLERS_MAX), FILLERS_MAX);
+        assert_eq!(made(FILLERS_MAX + 1), FILLERS_MAX);
+    }
+}

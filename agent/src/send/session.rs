@@ -9,7 +9,7 @@ use protocol::limit::MESSAGE_BYTES_MAX;
 use protocol::native::call::{Call, Goodbye, Hello, Reply, StreamInfo, Welcome};
 use protocol::native::message::{self, Ack, Message, Type};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -17,6 +17,9 @@ use tokio_rustls::client::TlsStream;
 
 /// Messages that were read and not looked at yet.
 const EVENTS_MAX: usize = 512;
+
+/// Messages that came while an answer was waited for: a store that says so much else never answers.
+const EARLY_MAX: usize = 65_536;
 
 /// Something that the store said.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ impl Session {
             match self.event().await? {
                 Event::Welcome(welcome) => return Ok(*welcome),
                 Event::Goodbye(goodbye) => return Err(said_goodbye(&goodbye)),
-                event => self.early.push_back(event),
+                event => put_off(&mut self.early, event)?,
             }
         }
     }
@@ -110,7 +113,7 @@ impl Session {
             match self.event().await? {
                 Event::Reply(of, reply) if of == id => break *reply,
                 Event::Goodbye(goodbye) => return Err(said_goodbye(&goodbye)),
-                event => early.push_back(event),
+                event => put_off(&mut early, event)?,
             }
         };
         self.early.append(&mut early);
@@ -143,10 +146,16 @@ pub(super) fn said_goodbye(goodbye: &Goodbye) -> io::Error {
     io::Error::other(format!("the store says goodbye: {} ({})", goodbye.message, goodbye.code))
 }
 
-async fn read_messages(
-    mut read: ReadHalf<TlsStream<TcpStream>>,
-    events: mpsc::Sender<Result<Event, io::Error>>,
-) {
+/// Keeps what came while something else was waited for.
+fn put_off(early: &mut VecDeque<Event>, event: Event) -> io::Result<()> {
+    if early.len() >= EARLY_MAX {
+        return Err(io::Error::other("the store says much else and does not answer"));
+    }
+    early.push_back(event);
+    Ok(())
+}
+
+async fn read_messages(mut read: impl AsyncRead + Unpin, events: mpsc::Sender<Result<Event, io::Error>>) {
     let mut buffer = Buffer::default();
     loop {
         let event = match buffer.next(&mut read).await {
@@ -197,4 +206,39 @@ fn event_of(message: &Message<'_>) -> io::Result<Option<Event>> {
         Type::Hello | Type::Append | Type::Call | Type::Batches => return Ok(None),
     };
     event.map(Some).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `EARLY_MAX`.
+    #[test]
+    fn a_store_that_says_much_and_never_answers_is_left() {
+        let mut early = VecDeque::new();
+        assert!((0..EARLY_MAX).all(|_| put_off(&mut early, Event::Ping).is_ok()));
+        assert!(put_off(&mut early, Event::Ping).is_err());
+        assert_eq!(early.len(), EARLY_MAX);
+    }
+
+    /// Reaches `EVENTS_MAX`.
+    #[test]
+    fn what_nobody_looks_at_is_not_read_from_the_connection_without_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut pings = Vec::new();
+            for _ in 0..3 * EVENTS_MAX {
+                message::put_message(Type::Ping, &[], &mut pings);
+            }
+            let (tx, mut events) = mpsc::channel(EVENTS_MAX);
+            let reader = tokio::spawn(read_messages(io::Cursor::new(pings), tx));
+            for _ in 0..2 {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!((events.len(), reader.is_finished()), (EVENTS_MAX, false));
+                assert!(matches!(events.recv().await, Some(Ok(Event::Ping))));
+            }
+        });
+    }
 }

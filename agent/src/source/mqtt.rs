@@ -448,4 +448,69 @@ mod tests {
         tracker.handle_connected(false, Mono::ZERO);
         assert_eq!(tracker.handle_message(10, true, Some(1)), Arrived::New { number: 4, forget: true });
     }
+
+    /// Reaches `RECENT_MAX`.
+    #[test]
+    fn so_many_messages_are_known_again_and_the_oldest_is_forgotten_first() {
+        for (count, again) in [(RECENT_MAX, true), (RECENT_MAX + 1, false)] {
+            let mut tracker: Tracker<u16> = Tracker::new([]);
+            for hash in 1..=count as u64 {
+                tracker.handle_message(hash, false, Some(1));
+            }
+            assert_eq!(tracker.handle_message(1, true, Some(1)) == Arrived::Again, again, "{count} messages");
+        }
+    }
+
+    /// Reaches `REQUESTS_MAX`, `RECEIVE_MAX`.
+    #[test]
+    fn an_acknowledgement_of_every_message_that_a_broker_may_send_finds_room() {
+        let options = rumqttc::MqttOptions::new("a", "localhost", 1);
+        let (client, _events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
+        let ack = || client.try_subscribe("a", rumqttc::QoS::AtMostOnce).is_ok();
+        assert_eq!((0..=REQUESTS_MAX).filter(|_| ack()).count(), REQUESTS_MAX);
+        assert!(REQUESTS_MAX > usize::from(RECEIVE_MAX));
+    }
+
+    /// What a source says to a broker first.
+    fn greeting() -> Vec<u8> {
+        use tokio::io::AsyncReadExt;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let settings = format!(
+                "broker = \"mqtt://127.0.0.1:{port}\"\ntopics = [\"t\"]\nstream = \"s\"\npartition_key = \"k\""
+            );
+            let parts = Parts {
+                source: 0,
+                settings: toml::from_str(&settings).unwrap(),
+                client_id: "c".to_owned(),
+                recent: Vec::new(),
+                hub: Arc::new(Hub::new(1)),
+                stats: Arc::default(),
+                log: Log::silent(),
+                clock: Clock::default(),
+            };
+            let source = tokio::spawn(run(parts));
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut packet = Vec::new();
+            // A short packet: its second byte says how many follow.
+            while packet.len() < 2 || packet.len() < 2 + usize::from(packet[1]) {
+                assert_ne!(stream.read_buf(&mut packet).await.unwrap(), 0);
+            }
+            source.abort();
+            packet
+        })
+    }
+
+    /// Reaches `RECEIVE_MAX`, `PACKET_BYTES_MAX`.
+    #[test]
+    fn a_broker_is_told_how_many_messages_it_may_send_and_how_long_they_may_be() {
+        let greeting = greeting();
+        let has = |property: &[u8]| greeting.windows(property.len()).any(|window| window == property);
+        // MQTT says numbers in big-endian order.
+        assert!(has(&[&[0x21][..], &RECEIVE_MAX.swap_bytes().to_le_bytes()].concat()), "{greeting:02x?}");
+        let packet = (PACKET_BYTES_MAX as u32).swap_bytes().to_le_bytes();
+        assert!(has(&[&[0x27][..], &packet].concat()), "{greeting:02x?}");
+    }
 }

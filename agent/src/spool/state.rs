@@ -255,3 +255,23 @@ impl State {
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     serde_json::from_slice(body).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `RECENT_MAX`.
+    #[test]
+    fn so_many_messages_of_a_source_are_remembered_and_the_oldest_are_forgotten_first() {
+        let mut state = State::default();
+        let mut seen = |hashes: std::ops::Range<u64>| {
+            let recent = [("mqtt".to_owned(), hashes.collect())].into();
+            state.apply_cursor(&CursorUpdate { recent, ..CursorUpdate::default() });
+            let recent = &state.recent["mqtt"];
+            (recent.len(), recent.iter().next().copied())
+        };
+        let most = RECENT_MAX as u64;
+        assert_eq!(seen(0..most), (RECENT_MAX, Some(0)));
+        assert_eq!(seen(most..most + 1), (RECENT_MAX, Some(1)));
+    }
+}

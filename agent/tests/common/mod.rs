@@ -276,7 +276,7 @@ struct Connection {
     known: bool,
     producer: Option<Producer>,
     appends: u64,
-    batch: Batch,
+    batch: Batch<'static>,
     out: Vec<u8>,
     /// Lanes whose batches are refused until this one comes again.
     refusing: BTreeMap<(StreamKey, u32), u64>,

@@ -332,3 +332,28 @@ fn forget_pages(file: &File) -> io::Result<()> {
 fn forget_pages(_file: &File) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `OPEN_FILES_MAX`.
+    #[test]
+    fn no_more_files_stay_open_than_may_be_but_those_that_could_lose_an_error() {
+        let name = |n: usize| FileName::new(&format!("f{n}")).unwrap();
+        let open = || File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+        let mut files = OpenFiles::default();
+        for n in 0..OPEN_FILES_MAX {
+            files.insert(&name(n), open());
+        }
+        assert_eq!(files.by_name.len(), OPEN_FILES_MAX);
+        assert!(files.get(&name(0)).is_some());
+        files.insert(&name(OPEN_FILES_MAX), open());
+        assert_eq!(files.by_name.len(), OPEN_FILES_MAX);
+        assert!(files.get(&name(1)).is_none(), "the least recently used one is closed");
+        assert!(files.get(&name(0)).is_some());
+        files.by_name.values().for_each(|(handle, _)| handle.unsynced.store(true, Ordering::Release));
+        files.insert(&name(OPEN_FILES_MAX + 1), open());
+        assert_eq!(files.by_name.len(), OPEN_FILES_MAX + 1);
+    }
+}

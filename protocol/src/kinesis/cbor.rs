@@ -305,4 +305,13 @@ mod tests {
             let _ = read(&bytes);
         }
     }
+
+    /// Reaches `VALUES_MAX` of protocol/src/kinesis/value.rs.
+    #[test]
+    fn a_body_has_as_many_values_as_it_may_have_and_no_more() {
+        // The list is a value too.
+        let wide = |values: usize| [&[0x9f][..], &vec![0; values - 1], &[BREAK]].concat();
+        assert!(read(&wide(VALUES_MAX)).is_ok());
+        assert_eq!(read(&wide(VALUES_MAX + 1)).unwrap_err().why, "too many values");
+    }
 }

@@ -370,4 +370,18 @@ mod tests {
             run("GetShardIterator", r#"{"Timestamp":1.5,"ShardId":"a","ShardIteratorType":"LATEST"}"#);
         assert!(value.unwrap().contains("Time(UnixMs(1500))"));
     }
+
+    /// Reaches `ERRORS_MAX`.
+    #[test]
+    fn no_more_violations_are_told_than_somebody_reads() {
+        let told = |count: usize| {
+            let records = vec![r#"{"PartitionKey":"a"}"#; count].join(",");
+            run("PutRecords", &format!(r#"{{"StreamName":"a","Records":[{records}]}}"#)).unwrap_err()
+        };
+        let counted = |errors: usize| format!("ValidationException: {errors} validation errors detected: ");
+        assert!(told(ERRORS_MAX - 1).starts_with(&counted(ERRORS_MAX - 1)));
+        let most = told(ERRORS_MAX);
+        assert!(most.starts_with(&counted(ERRORS_MAX)), "{most}");
+        assert_eq!(told(ERRORS_MAX + 1), most);
+    }
 }

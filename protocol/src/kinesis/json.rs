@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::value::{VALUES_MAX, Value};
+use super::value::{DEPTH_MAX, VALUES_MAX, Value};
 
 /// Reads a body. Blobs and times are still texts and numbers.
 ///
@@ -17,7 +17,7 @@ use super::value::{VALUES_MAX, Value};
 pub fn read(bytes: &[u8]) -> Result<Value<'_>, serde_json::Error> {
     let left = Cell::new(VALUES_MAX);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Any(&left).deserialize(&mut deserializer)?;
+    let value = Any { left: &left, depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end().map(|()| value)
 }
 
@@ -80,15 +80,29 @@ fn write_blob(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// One value, and how many more there may be.
-struct Any<'c>(&'c Cell<usize>);
+/// One value.
+struct Any<'c> {
+    /// How many more there may be.
+    left: &'c Cell<usize>,
+    /// How many it stands within.
+    depth: usize,
+}
+
+impl<'c> Any<'c> {
+    fn within(&self) -> Any<'c> {
+        Any { left: self.left, depth: self.depth + 1 }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Any<'_> {
     type Value = Value<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
-        let left = self.0.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?;
-        self.0.set(left);
+        if self.depth > DEPTH_MAX {
+            return Err(D::Error::custom("it is nested too deep"));
+        }
+        let left = self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?;
+        self.left.set(left);
         deserializer.deserialize_any(self)
     }
 }
@@ -130,7 +144,7 @@ impl<'de> Visitor<'de> for Any<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Any(self.0))? {
+        while let Some(item) = items.next_element_seed(self.within())? {
             list.push(item);
         }
         Ok(Value::List(list))
@@ -139,7 +153,7 @@ impl<'de> Visitor<'de> for Any<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
         let mut map = Vec::new();
         while let Some(name) = members.next_key::<Name<'de>>()? {
-            map.push((name.0, members.next_value_seed(Any(self.0))?));
+            map.push((name.0, members.next_value_seed(self.within())?));
         }
         Ok(Value::Map(map))
     }
@@ -150,7 +164,7 @@ struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name<'a>, D::Error> {
-        match deserializer.deserialize_str(Any(&Cell::new(0)))? {
+        match deserializer.deserialize_str(Any { left: &Cell::new(0), depth: 0 })? {
             Value::Text(text) => Ok(Name(text)),
             _ => Ok(Name(Cow::Borrowed(""))),
         }
@@ -189,5 +203,21 @@ mod tests {
         assert!(read("[".repeat(100_000).as_bytes()).is_err(), "a depth bomb");
         assert!(read(format!("[0{}]", ",0".repeat(VALUES_MAX)).as_bytes()).is_err(), "a breadth bomb");
         assert_eq!(read(br#"{"a":1,"a":2}"#).unwrap().int_of("a"), Some(2));
+    }
+
+    /// Reaches `VALUES_MAX`, `DEPTH_MAX` of protocol/src/kinesis/value.rs.
+    #[test]
+    fn a_body_is_as_wide_and_as_deep_as_it_may_be_and_no_more() {
+        // The list is a value too.
+        let wide = |values: usize| format!("[0{}]", ",0".repeat(values - 2));
+        assert!(read(wide(VALUES_MAX).as_bytes()).is_ok());
+        let refused = read(wide(VALUES_MAX + 1).as_bytes()).unwrap_err().to_string();
+        assert!(refused.starts_with("too many values"), "{refused}");
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = |depth: usize| open.repeat(depth) + "0" + &close.repeat(depth);
+            assert!(read(deep(DEPTH_MAX).as_bytes()).is_ok());
+            let refused = read(deep(DEPTH_MAX + 1).as_bytes()).unwrap_err().to_string();
+            assert!(refused.starts_with("it is nested too deep"), "{refused}");
+        }
     }
 }

@@ -53,7 +53,7 @@ const fn may(name: &'static str, shape: Shape) -> Member {
 }
 
 /// The model says none.
-const NO_MAX: u64 = u64::MAX;
+const UNLIMITED: u64 = u64::MAX;
 
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
@@ -131,15 +131,15 @@ const STREAM_ID: Shape =
     Shape::Text(1, 24, Some(Pattern { text: "[a-z0-9]{20}-[a-z0-9]{3}", fits: is_stream_id }));
 const HASH_KEY: Shape = Shape::Text(
     0,
-    NO_MAX,
+    UNLIMITED,
     Some(Pattern { text: r"^(0|([1-9]\d{0,38}))$", fits: |text| is_number(text, 39) }),
 );
 const SEQUENCE: Shape = Shape::Text(
     0,
-    NO_MAX,
+    UNLIMITED,
     Some(Pattern { text: r"^(0|([1-9]\d{0,128}))$", fits: |text| is_number(text, 129) }),
 );
-const ANY_TEXT: Shape = Shape::Text(0, NO_MAX, None);
+const ANY_TEXT: Shape = Shape::Text(0, UNLIMITED, None);
 const TOKEN: Shape = Shape::Text(1, 1_048_576, None);
 const ITERATOR: Shape = Shape::Text(1, 512, None);
 const PARTITION_KEY: Shape = Shape::Text(1, 256, None);

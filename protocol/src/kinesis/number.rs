@@ -12,7 +12,7 @@ use crate::sequence::{SequenceNumber, ShardId};
 use crate::time::UnixMs;
 
 /// The place in the ending number of a closed shard.
-const PLACE_MAX: u64 = 0x7fff_ffff_ffff_ffff;
+const ENDING_PLACE: u64 = 0x7fff_ffff_ffff_ffff;
 
 /// A number, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Number {
     /// Where a closed shard ends.
     #[must_use]
     pub fn ending(created: UnixMs, shard: ShardId) -> Number {
-        Number { place: PLACE_MAX, ..Number::starting(created, shard) }
+        Number { place: ENDING_PLACE, ..Number::starting(created, shard) }
     }
 
     /// The record that it names, or the first at or after it.

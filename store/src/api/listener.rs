@@ -67,7 +67,7 @@ impl Server {
     /// interface.
     ///
     /// # Errors
-    /// When a socket can't be used, or others could reach the second.
+    /// When a socket can't be used, others could reach the second, or there are no more threads.
     pub fn start_with_plain(
         listener: std::net::TcpListener,
         plain: Option<std::net::TcpListener>,
@@ -87,7 +87,9 @@ impl Server {
         };
         let kinesis = Arc::new(kinesis::Kinesis::new(service.clone(), clock, limits.status_delay, home));
         let producers = super::video::ingest::Producers::default();
-        let shared = Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis, producers });
+        let readers = super::readers::Readers::start()?;
+        let shared =
+            Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis, producers, readers });
         let (stop, stopped) = watch::channel(false);
         let (alive, done) = mpsc::channel(1);
         tokio::spawn(renew_certificates(shared.clone(), stopped.clone()));

@@ -17,6 +17,7 @@ pub(crate) mod kinesis;
 mod kvs;
 pub mod listener;
 pub mod native;
+mod readers;
 mod upload;
 pub(crate) mod video;
 
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) kinesis: Arc<kinesis::Kinesis>,
     pub(crate) producers: video::ingest::Producers,
+    pub(crate) readers: readers::Readers,
 }
 
 /// Bytes that all connections together may hold.

@@ -59,12 +59,41 @@ impl Drop for Upload {
     }
 }
 
-async fn drain(mut body: Incoming) {
+async fn drain(mut body: impl Body<Data = Bytes> + Unpin) {
     let mut seen = 0;
     while let Some(Ok(frame)) = body.frame().await {
         seen += frame.data_ref().map_or(0, Bytes::len);
         if seen > LINGER_BYTES_MAX {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body without end, that counts what was read of it.
+    struct Endless(Bytes, usize);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            self.1 += self.0.len();
+            Poll::Ready(Some(Ok(Frame::data(self.0.clone()))))
+        }
+    }
+
+    /// Reaches `LINGER_BYTES_MAX`.
+    #[tokio::test]
+    async fn the_rest_of_a_body_is_read_until_it_was_too_much() {
+        let mut body = Endless(vec![0; 1 << 20].into(), 0);
+        drain(&mut body).await;
+        assert_eq!(body.1, LINGER_BYTES_MAX + body.0.len());
     }
 }

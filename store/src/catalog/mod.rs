@@ -381,3 +381,27 @@ pub fn read_only(
     }
     Ok((state, start..valid_end, problems))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `SEGMENT_BYTES_MAX`.
+    #[test]
+    fn a_log_of_the_catalog_goes_on_in_a_new_segment_when_one_is_full() {
+        let disk: Arc<dyn Disk> = Arc::new(disk::MemoryDisk::new(1));
+        let mut catalog = Catalog::open(disk, DirName::new("catalog").unwrap(), None, UnixMs(1)).unwrap();
+        let mut segments = |bytes: u64| {
+            let token = TokenEntry { agent: "a".repeat(bytes as usize), expires: UnixMs(2), uses_left: 1 };
+            let change = Change::PutToken { hash: "h".to_owned(), entry: token };
+            catalog.commit(&change, UnixMs(1)).unwrap();
+            // Begins with a whole picture of the catalog, so that older segments may go.
+            (catalog.log.active_base(), catalog.end().0 - catalog.log.active_base().0)
+        };
+        let (first, _) = segments(1);
+        let (same, filled) = segments(SEGMENT_BYTES_MAX / 2);
+        assert!(same == first && filled < SEGMENT_BYTES_MAX);
+        assert_eq!(segments(1).0, first);
+        assert!(segments(SEGMENT_BYTES_MAX / 2).0 > first);
+    }
+}

@@ -49,9 +49,17 @@ pub(super) fn text(argument: &str) -> anyhow::Result<String> {
     };
     let mut text = String::new();
     let opened = std::fs::File::open(file).with_context(|| format!("can't read {file}"))?;
-    let read = opened.take(CALL_BYTES_MAX as u64).read_to_string(&mut text);
+    let read = read_call(opened, &mut text);
     read.with_context(|| format!("can't read {file}"))?;
     Ok(text)
+}
+
+/// Reads a call whole; what is longer than one may be is told, and not cut.
+fn read_call(from: impl Read, text: &mut String) -> std::io::Result<()> {
+    if from.take(CALL_BYTES_MAX as u64 + 1).read_to_string(text)? > CALL_BYTES_MAX {
+        return Err(std::io::Error::other(format!("it has more than {CALL_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }
 
 /// One operation on a stream, in the account and region that its name says. The answer is null where there is none.
@@ -78,5 +86,21 @@ async fn ask(client: &Client, call: Call) -> anyhow::Result<Value> {
             serde_json::from_str(&body).context("the store's answer is no JSON: is it newer?")
         }
         other => Err(unexpected(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `CALL_BYTES_MAX` of protocol/src/limit.rs.
+    #[test]
+    fn a_call_from_a_file_is_read_whole_or_told_to_be_too_long() {
+        let read = |bytes: usize| {
+            let mut text = String::new();
+            read_call(std::io::repeat(b'x').take(bytes as u64), &mut text).map(|()| text.len()).ok()
+        };
+        assert_eq!(read(CALL_BYTES_MAX), Some(CALL_BYTES_MAX));
+        assert_eq!(read(CALL_BYTES_MAX + 1), None);
     }
 }

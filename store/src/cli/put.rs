@@ -210,3 +210,22 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     }
     Ok(Some(line))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `LINE_BYTES_MAX`.
+    #[test]
+    fn no_more_of_a_line_is_in_memory_than_shows_that_it_is_too_long() {
+        let read = |len: usize, end: &str| {
+            let text = [vec![b'x'; len], end.as_bytes().to_vec()].concat();
+            read_line(&mut text.as_slice()).unwrap().unwrap().len()
+        };
+        for end in ["", "\n", "\r\n"] {
+            assert_eq!(read(LINE_BYTES_MAX, end), LINE_BYTES_MAX);
+        }
+        assert_eq!(read(LINE_BYTES_MAX + 1, "\n"), LINE_BYTES_MAX + 1);
+        assert_eq!(read(LINE_BYTES_MAX + 1000, "\n"), LINE_BYTES_MAX + 2);
+    }
+}

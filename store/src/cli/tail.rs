@@ -299,7 +299,7 @@ impl Reader {
 }
 
 struct Printer {
-    batch: Batch,
+    batch: Batch<'static>,
     line: Vec<u8>,
     stream: StreamName,
     json: bool,

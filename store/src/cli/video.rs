@@ -71,6 +71,9 @@ pub(super) struct PutArgs {
     /// Pictures a second, where the file is H.264 or H.265 alone [default: what it says itself; of standard input, when they come].
     #[arg(long, value_name = "NUMBER")]
     fps: Option<String>,
+    /// Store what is there of a group of pictures after so many milliseconds (100 to 2000), so that it is seen sooner.
+    #[arg(long, value_name = "MS")]
+    part_ms: Option<u32>,
     /// Say nothing of each fragment.
     #[arg(long, short)]
     quiet: bool,
@@ -273,9 +276,11 @@ async fn put(args: PutArgs) -> anyhow::Result<()> {
     });
     // A pipe comes as fast as it is filmed.
     let live = (args.file.as_path() == Path::new("-")).then_some("live");
+    let part_ms = args.part_ms.map(|ms| ms.to_string());
     let path = Address::new(&args.common.stream, "")
         .with("producer_time", args.producer_time.as_deref())
-        .with("fps", args.fps.as_deref().or(live));
+        .with("fps", args.fps.as_deref().or(live))
+        .with("part_ms", part_ms.as_deref());
     let target = args.common.store.target()?;
     let mut answer = ask(&target, Method::POST, &path.text, Upload::pieces(upload)).await?;
     let mut rest = Vec::new();
@@ -502,8 +507,28 @@ async fn url(args: UrlArgs) -> anyhow::Result<()> {
     let session: Value = serde_json::from_slice(&answer.all().await?)?;
     let base = format!("https://{}:{}", target.url.host, target.url.port);
     let mut text = String::new();
-    for name in ["player", "live", "vod", "file"] {
+    for name in ["player", "live", "vod", "dash", "file"] {
         text += &format!("{name:<7} {base}{}\n", session[name].as_str().unwrap_or("?"));
     }
     Ok(out::print(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `PIECES_WAITING_MAX`.
+    #[test]
+    fn no_more_of_a_file_is_read_than_may_wait_while_nobody_takes_it() {
+        let (pieces, mut upload) = mpsc::channel(PIECES_WAITING_MAX);
+        let reader = std::thread::spawn(move || feed(Box::new(std::io::repeat(7)), &pieces).is_ok());
+        while upload.len() < PIECES_WAITING_MAX {
+            std::thread::yield_now();
+        }
+        // It waits with the next one in hand, and ends once nobody will take it.
+        upload.close();
+        assert!(reader.join().unwrap());
+        let taken = std::iter::from_fn(|| upload.blocking_recv()).count();
+        assert_eq!(taken, PIECES_WAITING_MAX);
+    }
 }

@@ -261,14 +261,7 @@ impl Shared {
     }
 
     fn cache(&self, index: &Arc<SegmentIndex>) {
-        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        sealed.retain(|known| known.base != index.base);
-        sealed.push(Arc::clone(index));
-        while sealed.len() > 1
-            && sealed.iter().map(|i| i.memory_bytes()).sum::<usize>() > INDEX_CACHE_BYTES_MAX
-        {
-            sealed.remove(0);
-        }
+        keep(&mut self.sealed.lock().unwrap_or_else(PoisonError::into_inner), index);
     }
 
     /// The index of a sealed segment: from memory, from its file, or made anew.
@@ -608,5 +601,37 @@ impl LogReader for Shared {
 
     fn stored_bytes(&self) -> u64 {
         self.reader.segments().iter().map(|segment| segment.len).sum()
+    }
+}
+
+/// Keeps an index at hand, and forgets those that came first where they take too much; not the only one.
+fn keep(sealed: &mut Vec<Arc<SegmentIndex>>, index: &Arc<SegmentIndex>) {
+    sealed.retain(|known| known.base != index.base);
+    sealed.push(Arc::clone(index));
+    while sealed.len() > 1 && sealed.iter().map(|i| i.memory_bytes()).sum::<usize>() > INDEX_CACHE_BYTES_MAX {
+        sealed.remove(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `INDEX_CACHE_BYTES_MAX`.
+    #[test]
+    fn indexes_are_kept_at_hand_up_to_what_they_may_take_and_the_first_are_forgotten_first() {
+        let mut large = SegmentIndex::new(0, UnixMs(0));
+        let header = Header { record_count: 1, ..Header::default() };
+        (0..10_000).for_each(|n| large.add(&header, n));
+        let fit = INDEX_CACHE_BYTES_MAX / large.memory_bytes();
+        let mut sealed = Vec::new();
+        let mut bases = |base: usize| {
+            keep(&mut sealed, &Arc::new(SegmentIndex { base: base as u64, ..large.clone() }));
+            (sealed.len(), sealed[0].base)
+        };
+        for base in 0..fit {
+            assert_eq!(bases(base), (base + 1, 0));
+        }
+        assert_eq!(bases(fit), (fit, 1));
     }
 }

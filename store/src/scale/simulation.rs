@@ -266,3 +266,43 @@ fn what_is_not_on_demand_observes_nothing() {
     assert!(!rules.observe);
     assert!(Duration::from_secs(1) > SPLIT_EVERY, "one change a second");
 }
+
+fn shards(count: usize) -> BTreeMap<ShardId, Shard> {
+    StreamState::new(count as u32, UnixMs(START_MS)).shards
+}
+
+fn loaded(scaler: &mut Scaler, second: u64, shards: &BTreeMap<ShardId, Shard>) {
+    let load = |shard: &Shard| {
+        let (mut load, width) = (Load::default(), shard.range.end.0 - shard.range.start.0);
+        load.stored(1 << 40, 1 << 20);
+        (0..100).for_each(|n| load.sample.add(HashKey(shard.range.start.0 + width / 100 * n), 1024));
+        load
+    };
+    let loads = shards.iter().map(|(id, shard)| (*id, load(shard))).collect();
+    let at = (Mono::from_millis(second * 1000), UnixMs(START_MS + second * 1000));
+    scaler.handle_loads(at, RATE, shards, &loads);
+}
+
+/// Reaches `SHARDS_MAX` of store/src/scale/mod.rs.
+#[test]
+fn a_stream_that_has_as_many_shards_as_it_may_is_not_split_however_hot_it_is() {
+    for (count, splits) in [(SHARDS_MAX - 1, true), (SHARDS_MAX, false)] {
+        let (mut scaler, shards) = (Scaler::new(Policy::Immediate, &Peaks::new()), shards(count));
+        (1..6).for_each(|n| loaded(&mut scaler, n * 10, &shards));
+        let decision = scaler.poll(Mono::from_millis(100_000), &shards);
+        assert_eq!(matches!(decision, Some(Decision::Split { .. })), splits, "{count} shards");
+        assert_eq!(scaler.wanted(), SHARDS_MAX, "it wants no more either");
+    }
+}
+
+/// Reaches `KEYS_MAX` of store/src/scale/mod.rs.
+#[test]
+fn so_many_keys_of_a_shard_are_remembered_and_the_oldest_are_forgotten_first() {
+    let (mut scaler, shards) = (Scaler::new(Policy::Immediate, &Peaks::new()), shards(1));
+    let mut known = |second: u64| {
+        loaded(&mut scaler, second, &shards);
+        scaler.shards.values().map(|seen| seen.keys.len()).sum::<usize>()
+    };
+    let counts: Vec<usize> = (1..9).map(&mut known).collect();
+    assert_eq!(counts, [100, 200, 300, 400, 500, KEYS_MAX, KEYS_MAX, KEYS_MAX]);
+}

@@ -46,3 +46,29 @@ impl Service {
         drop(written);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use disk::Position;
+
+    /// Reaches `BYTES_MAX` of store/src/closed.rs.
+    #[test]
+    fn a_note_is_read_up_to_its_longest_and_a_longer_one_is_none() {
+        let read_of = |bytes: u64| {
+            let note = |name: usize| {
+                let mut closed = Closed::default();
+                closed.note(&"d".repeat(name), Position(0)..Position(1));
+                closed
+            };
+            let rest = note(1).encode().len() - 1;
+            let (disk, closed) = (disk::MemoryDisk::new(1), note(bytes as usize - rest));
+            let encoded = closed.encode();
+            assert_eq!(encoded.len() as u64, bytes);
+            disk.append(&file().unwrap(), &encoded).unwrap();
+            read(&disk) == closed
+        };
+        assert!(read_of(closed::BYTES_MAX) && !read_of(closed::BYTES_MAX + 1));
+    }
+}

@@ -32,6 +32,7 @@ mod closing;
 pub mod read;
 pub mod records;
 mod scaling;
+pub mod segments;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;
@@ -41,10 +42,10 @@ pub(crate) use closing::read as closed;
 pub use read::Read;
 
 /// Bytes that may wait for commits, in all streams together.
-const PENDING_BYTES_MAX: usize = 64 << 20;
+pub(crate) const PENDING_BYTES_MAX: usize = 64 << 20;
 
 /// A thread keeps the memory of an unpacked batch up to this many bytes.
-const BATCH_BYTES_KEPT: u32 = 2 << 20;
+const BATCH_BYTES_KEPT: usize = 2 << 20;
 
 /// Epochs of at most this many producers are kept at hand.
 const EPOCHS_MAX: usize = 100_000;
@@ -135,6 +136,8 @@ struct Inner {
     bad_batches: AtomicU64,
     clock_watch: Mutex<ClockWatch>,
     upkeep: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Where commits run.
+    runtime: tokio::runtime::Handle,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -150,11 +153,11 @@ fn open_error(what: &str, why: &dyn std::fmt::Display) -> OpenError {
 }
 
 thread_local! {
-    static BATCH: RefCell<Batch> = RefCell::new(Batch::new());
+    static BATCH: RefCell<Batch<'static>> = RefCell::new(Batch::new());
 }
 
 impl Service {
-    /// Opens (or makes) a data folder. Blocking; must be called within a tokio runtime.
+    /// Opens (or makes) a data folder. Blocking; must be called within the tokio runtime that is to run its commits.
     ///
     /// # Errors
     /// When the folder is in use, unreadable, or made by a newer program.
@@ -185,6 +188,7 @@ impl Service {
                 bad_batches: AtomicU64::new(0),
                 clock_watch: Mutex::default(),
                 upkeep: Mutex::new(Vec::new()),
+                runtime: tokio::runtime::Handle::current(),
             }),
         };
         service.remove_leftovers().map_err(|e| open_error(&folder, &e))?;
@@ -275,14 +279,11 @@ impl Service {
             let _ = acks.send(Ack::to(header, Outcome::Busy { retry_after_ms: NO_STREAM_RETRY_MS }));
             return Ok(());
         };
-        BATCH.with_borrow_mut(|batch| {
-            let opened = batch.open(header, frame.payload).map_err(|e| bad(e.to_string()));
-            let checked = opened.map(|()| stream.append(&frame, batch, epoch, acks));
-            if header.raw_len > BATCH_BYTES_KEPT {
-                *batch = Batch::new();
-            }
-            checked
-        })
+        let mut batch: Batch<'_> = BATCH.take();
+        let opened = batch.open_in_place(header, frame.payload).map_err(|e| bad(e.to_string()));
+        let checked = opened.map(|()| stream.append(&frame, &batch, epoch, acks));
+        BATCH.set(batch.emptied(BATCH_BYTES_KEPT));
+        checked
     }
 
     /// The epoch to write; `None` where a newer one has been seen.

@@ -54,7 +54,7 @@ impl Service {
         let mut committed = stream.committed();
         let from = start(&stream, name, shard, from).await?;
         let limit = ReadLimit { bytes_max: bytes_max.clamp(1, limit::READ_BYTES_MAX) };
-        let wait = tokio::time::sleep(Duration::from_millis(wait_ms.min(limit::READ_WAIT_MS_MAX)));
+        let wait = tokio::time::sleep(wait_of(wait_ms));
         tokio::pin!(wait);
         loop {
             committed.mark_unchanged();
@@ -109,10 +109,7 @@ impl Service {
         next: SequenceNumber,
     ) -> Read {
         let problem = format!("stream {name}: {shard} is damaged from sequence {from} to before {next}");
-        let mut problems = super::locked(&self.inner.problems);
-        if problems.len() < PROBLEMS_MAX && !problems.contains(&problem) {
-            problems.push(problem);
-        }
+        note(&mut super::locked(&self.inner.problems), problem);
         let tail = stream.tail(shard);
         Read { next, tail, at_end: false, damaged: true, behind_ms: 0, frames: Vec::new() }
     }
@@ -172,4 +169,40 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     let internal = |why: String| call_error(CallErrorCode::Internal, why);
     done.map_err(|e| internal(e.to_string()))?.map_err(|e| internal(e.to_string()))
+}
+
+/// How long a read waits that asks for so much.
+fn wait_of(ms: u64) -> Duration {
+    Duration::from_millis(ms.min(limit::READ_WAIT_MS_MAX))
+}
+
+/// Remembers what is wrong, once.
+fn note(problems: &mut Vec<String>, problem: String) {
+    if problems.len() < PROBLEMS_MAX && !problems.contains(&problem) {
+        problems.push(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `PROBLEMS_MAX`.
+    #[test]
+    fn as_many_problems_are_remembered_as_may_be_and_each_once() {
+        let mut problems = Vec::new();
+        (0..PROBLEMS_MAX - 1).for_each(|n| note(&mut problems, n.to_string()));
+        note(&mut problems, "0".to_owned());
+        assert_eq!(problems.len(), PROBLEMS_MAX - 1);
+        (0..2).for_each(|n| note(&mut problems, format!("one more: {n}")));
+        assert_eq!(problems.len(), PROBLEMS_MAX);
+    }
+
+    /// Reaches `READ_WAIT_MS_MAX` of protocol/src/limit.rs.
+    #[test]
+    fn a_read_waits_as_long_as_it_may_and_no_longer() {
+        let longest = Duration::from_millis(limit::READ_WAIT_MS_MAX);
+        assert_eq!(wait_of(limit::READ_WAIT_MS_MAX - 1), longest - Duration::from_millis(1));
+        assert_eq!([limit::READ_WAIT_MS_MAX + 1, u64::MAX].map(wait_of), [longest; 2]);
+    }
 }

@@ -106,10 +106,32 @@ impl Service {
         // It was removed meanwhile.
         let Some(mut entry) = entry else { return Ok(()) };
         entry.traits.peaks = scaler.peaks();
-        let reasons = &mut entry.traits.resharded;
-        reasons.extend(reason);
-        let over = reasons.len().saturating_sub(REASONS_MAX);
-        reasons.drain(..over);
+        add(&mut entry.traits.resharded, reason);
         self.commit_change(Change::PutStream { name: open.name.clone(), entry }).await
+    }
+}
+
+/// Keeps a reason, and forgets the oldest where there are too many.
+fn add(reasons: &mut Vec<Resharded>, reason: Option<Resharded>) {
+    reasons.extend(reason);
+    let over = reasons.len().saturating_sub(REASONS_MAX);
+    reasons.drain(..over);
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::time::UnixMs;
+
+    use super::*;
+
+    /// Reaches `REASONS_MAX`.
+    #[test]
+    fn so_many_reasons_are_kept_and_the_oldest_are_forgotten_first() {
+        let reason = |n: usize| Resharded { time: UnixMs(n as u64), what: String::new(), why: String::new() };
+        let mut reasons = Vec::new();
+        (0..REASONS_MAX).for_each(|n| add(&mut reasons, Some(reason(n))));
+        assert_eq!((reasons.len(), reasons[0].time.0), (REASONS_MAX, 0));
+        add(&mut reasons, Some(reason(REASONS_MAX)));
+        assert_eq!((reasons.len(), reasons[0].time.0), (REASONS_MAX, 1));
     }
 }

@@ -348,6 +348,8 @@ impl Service {
             log.start_segment(&head).map_err(|e| open_error(&what, &e))?;
         }
         let gate = std::sync::Arc::clone(&self.inner.gate);
+        // Whoever asks for a stream, its commits run where the store was opened.
+        let _within = self.inner.runtime.enter();
         Ok(Stream::start(Box::new(log), state, &entry.config, gate, self.inner.clock))
     }
 

@@ -27,9 +27,7 @@ impl Service {
     ) -> Result<(), CallError> {
         let _changing = self.inner.changing.lock().await;
         self.drop_expired_tokens().await?;
-        if locked(&self.inner.catalog).state().tokens.len() >= TOKENS_MAX {
-            return Err(call_error(CallErrorCode::Limit, format!("there are {TOKENS_MAX} unused tokens")));
-        }
+        check_room(locked(&self.inner.catalog).state().tokens.len())?;
         let entry = TokenEntry { agent: agent.to_owned(), expires, uses_left: uses };
         self.commit_change(Change::PutToken { hash: hex(&hash), entry }).await
     }
@@ -67,5 +65,25 @@ impl Service {
             self.commit_change(Change::RemoveToken { hash }).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether there may be another token beside so many.
+fn check_room(unused: usize) -> Result<(), CallError> {
+    if unused >= TOKENS_MAX {
+        return Err(call_error(CallErrorCode::Limit, format!("there are {TOKENS_MAX} unused tokens")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `TOKENS_MAX`.
+    #[test]
+    fn there_are_as_many_unused_tokens_as_there_may_be_and_no_more() {
+        assert!(check_room(TOKENS_MAX - 1).is_ok());
+        assert_eq!(check_room(TOKENS_MAX).unwrap_err().code, CallErrorCode::Limit);
     }
 }

@@ -14,7 +14,7 @@ use protocol::stream::{CallError, CallErrorCode, StreamConfig};
 use protocol::time::UnixMs;
 use tokio::sync::{mpsc, watch};
 use video::cut::Cut;
-use video::fragment::{Fragment, PARTITION_KEY, data_of};
+use video::fragment::{Follows, Fragment, PARTITION_KEY, data_of};
 
 use super::streams::{may_command, stopped};
 use super::{Service, Session, call_error};
@@ -52,6 +52,12 @@ impl Stored {
     pub fn end(&self) -> SequenceNumber {
         self.number + self.fragment.frames.len() as u64
     }
+
+    /// The place of its segment among all segments of its stream.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.ordinal.saturating_sub(self.fragment.within)
+    }
 }
 
 /// A whole fragment.
@@ -59,7 +65,7 @@ impl Stored {
 pub struct Whole {
     /// All but the bytes.
     pub stored: Stored,
-    batch: Arc<Batch>,
+    batch: Arc<Batch<'static>>,
     head_bytes: usize,
 }
 
@@ -127,7 +133,7 @@ fn is_same_frame(a: &video::fragment::Frame, b: &video::fragment::Frame) -> bool
 }
 
 /// The shard that frames go to.
-fn shard_of(stream: &Stream) -> ShardId {
+pub(super) fn shard_of(stream: &Stream) -> ShardId {
     let hash = HashKey::of_partition_key(PARTITION_KEY);
     let map = stream.map();
     let mut open = map.1.iter().filter(|(_, shard)| shard.closed.is_none());
@@ -147,7 +153,30 @@ fn fragment_of(peek: &Peek) -> Option<Stored> {
     })
 }
 
+/// What was stored with this frame, and what it is where that is a fragment.
+pub(super) fn peek_one(
+    stream: &Stream,
+    shard: ShardId,
+    number: SequenceNumber,
+) -> Result<(Option<Peek>, Option<Stored>), ReadError> {
+    let mut stored = None;
+    let mut peek = None;
+    for bytes in [PEEK_BYTES, PEEK_BYTES_MAX] {
+        peek = stream.reader().peek(shard, number, 1, bytes)?.into_iter().next();
+        stored = peek.as_ref().and_then(fragment_of);
+        if peek.is_none() || stored.is_some() {
+            break;
+        }
+    }
+    Ok((peek, stored))
+}
+
 impl Service {
+    pub(super) fn video_stream(&self, principal: &Principal, name: &StreamName) -> Result<Stream, CallError> {
+        may_command(principal)?;
+        self.find_stream(name)
+    }
+
     /// Makes a stream for video if it is not there.
     ///
     /// # Errors
@@ -180,11 +209,12 @@ impl Service {
         name: &StreamName,
         cut: &Cut,
     ) -> Result<Kept, CallError> {
-        may_command(principal)?;
-        let stream = self.find_stream(name)?;
+        let stream = self.video_stream(principal, name)?;
         let mut bytes = Vec::with_capacity(cut.data.len() + 64 * 1024);
         let header = Header { stream: name.key(), ..Header::default() };
-        let header = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
+        let counted = self.counted(&stream, &cut.fragment).await?;
+        let fragment = counted.as_ref().unwrap_or(&cut.fragment);
+        let header = fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
         header.map_err(|error| internal(error.to_string()))?;
         self.check_sizes(principal, name, &cut.fragment)?;
         if let Some(number) = self.known(&stream, cut, bytes.len()).await? {
@@ -204,6 +234,18 @@ impl Service {
             }
             other => Err(call_error(CallErrorCode::Invalid, format!("stream {name}: {other:?}"))),
         }
+    }
+
+    /// A fragment of a stream in which parts are stored says how many there were so far: the newest one knows.
+    async fn counted(&self, stream: &Stream, fragment: &Fragment) -> Result<Option<Fragment>, CallError> {
+        let shard = shard_of(stream);
+        let Some(last) = stream.tail(shard).0.checked_sub(1) else { return Ok(None) };
+        let newest = blocking(stream, move |stream| {
+            Ok(peek_one(stream, shard, SequenceNumber(last))?.1.map(|stored| stored.fragment.within))
+        });
+        let before = newest.await?.unwrap_or(0);
+        let within = before + u64::from(fragment.follows == Follows::Within);
+        Ok((within > 0).then(|| Fragment { within, ..fragment.clone() }))
     }
 
     /// A fragment is kept whole or not at all.
@@ -243,8 +285,7 @@ impl Service {
         .await?;
         let may_be = |peek: &&Peek| {
             peek.count as usize == cut.fragment.frames.len()
-                && u64::from(peek.len).abs_diff(bytes as u64) <= TIMES_BYTES_MAX
-                && peek.producer_time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+                && is_near((u64::from(peek.len), peek.producer_time), (bytes as u64, begun))
         };
         let Some(peek) = found.first().filter(may_be) else { return Ok(None) };
         let Some(whole) = self.read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
@@ -375,11 +416,72 @@ impl Service {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     stream: &Stream,
     work: impl FnOnce(&Stream) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, CallError> {
     let stream = stream.clone();
     let done = tokio::task::spawn_blocking(move || work(&stream)).await;
     done.map_err(|error| internal(error.to_string()))?.map_err(|error| internal(error.to_string()))
+}
+
+/// Whether a fragment of this length and time may be another one again.
+fn is_near((len, time): (u64, UnixMs), (bytes, begun): (u64, UnixMs)) -> bool {
+    len.abs_diff(bytes) <= TIMES_BYTES_MAX && time.0.abs_diff(begun.0) <= REORDER_MS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `TIMES_BYTES_MAX`, `REORDER_MS_MAX`.
+    #[test]
+    fn what_may_be_the_same_fragment_again_is_as_near_as_its_times_can_differ() {
+        let (len, time) = (100_000, 5_000_000);
+        let near = |more: u64, later: u64| {
+            let there = (len, UnixMs(time));
+            let sides = [((len + more), (time + later)), (len - more, time - later)];
+            sides.map(|(len, time)| is_near(there, (len, UnixMs(time))))
+        };
+        assert_eq!(near(TIMES_BYTES_MAX, REORDER_MS_MAX), [true; 2]);
+        assert_eq!(near(TIMES_BYTES_MAX + 1, 0), [false; 2]);
+        assert_eq!(near(0, REORDER_MS_MAX + 1), [false; 2]);
+    }
+
+    /// Reaches `PEEK_BYTES_MAX`.
+    #[test]
+    fn the_largest_head_there_is_lies_within_what_is_looked_at() {
+        let mut rng = protocol::rng::Rng::new(1);
+        // Nothing of it can be made shorter, and no frame is shorter than what says how long it is.
+        let moov = (0..video::limit::CONFIG_BYTES_MAX).map(|_| rng.next_u64() as u8).collect();
+        let frame = |n: u32| video::fragment::Frame {
+            track: 0,
+            key: true,
+            dts: u64::from(n) << 28,
+            duration: (1 << 28) + n,
+            offset: (1 << 30) + n as i32,
+            size: 1 << 7,
+        };
+        let fragment = Fragment {
+            follows: video::fragment::Follows::Run,
+            run: u64::MAX,
+            place: u64::MAX,
+            within: u64::MAX,
+            clock: video::fragment::Clock::Producer,
+            producer_time: UnixMs(1),
+            config: Arc::new(video::fragment::Config::new(moov)),
+            frames: (0..video::limit::FRAGMENT_FRAMES_MAX as u32).map(frame).collect(),
+        };
+        let data = vec![7; fragment.data_bytes() as usize];
+        let mut start = Vec::new();
+        fragment.seal(video::fragment::PARTITION_KEY, &data, Header::default(), &mut start).unwrap();
+        assert!(start.len() > PEEK_BYTES_MAX);
+        let mut seen = |bytes: usize| {
+            start.truncate(bytes);
+            let (first, start, count) = (SequenceNumber(0), start.clone(), fragment.frames.len() as u32);
+            let peek = Peek { first, count, arrival: UnixMs(1), producer_time: UnixMs(1), len: 0, start };
+            fragment_of(&peek).is_some_and(|stored| stored.fragment.frames.len() == fragment.frames.len())
+        };
+        assert!(seen(PEEK_BYTES_MAX) && !seen(PEEK_BYTES));
+    }
 }

@@ -569,3 +569,19 @@ pub fn head_shards(payload: &[u8]) -> Vec<(ShardId, SequenceNumber)> {
     let state = StreamState::decode(payload).unwrap_or_default();
     state.shards.iter().map(|(id, shard)| (*id, shard.next)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `PENDING_BYTES_MAX` of store/src/service/mod.rs.
+    #[test]
+    fn no_more_bytes_wait_for_commits_than_may() {
+        let most = crate::service::PENDING_BYTES_MAX;
+        let gate = Gate::new(most);
+        gate.take(most - 1);
+        assert!(gate.is_open_for(1) && !gate.is_open_for(2));
+        gate.take(1);
+        assert!(gate.is_open_for(0) && !gate.is_open_for(1));
+    }
+}

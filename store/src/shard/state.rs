@@ -310,6 +310,7 @@ mod tests {
         }
     }
 
+    /// Reaches `LANES_MAX`.
     #[test]
     fn lanes_are_bounded_and_the_one_that_was_silent_longest_goes() {
         let mut state = StreamState::new(1, UnixMs(0));

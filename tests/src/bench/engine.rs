@@ -14,7 +14,7 @@ use protocol::name::StreamName;
 use protocol::native::call::Call;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::{StartingPosition, StreamConfig};
-use store::client::Client;
+use store::client::{Client, Target};
 use store::yardstick::Yardstick;
 
 use super::load::{Load, Made, median_ms};
@@ -174,20 +174,34 @@ pub async fn consumers(plan: &Plan) -> io::Result<Figures> {
     Ok(figures)
 }
 
-/// Consumers of the one shard, each with a connection of its own, at its end.
+/// Consumers of the one shard, each with a connection of its own, at its end. On threads of their own, as other programs
+/// would be.
 struct Crowd {
+    threads: Option<tokio::runtime::Runtime>,
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<io::Result<()>>>,
 }
 
 impl Crowd {
     async fn start(rig: &Rig, readers: usize) -> io::Result<Crowd> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = Vec::new();
+        // Consumers are elsewhere, mostly: here they leave the producer what it needs of the two cores that all share.
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .on_thread_start(|| {
+                let _ = rustix::process::setpriority_process(None, 10);
+            })
+            .enable_all()
+            .build()?;
+        let spawner = threads.handle().clone();
+        let mut crowd = Crowd { threads: Some(threads), stop: Arc::default(), tasks: Vec::new() };
         for _ in 0..readers {
-            let (client, name, stop) = (rig.store.client().await?, rig.name.clone(), Arc::clone(&stop));
+            let data = rig.store.data.clone();
+            let client = spawner.spawn(async move {
+                let target = Target::of_data_dir(&data).map_err(io::Error::other)?;
+                Client::connect(&target).await.map_err(io::Error::other)
+            });
+            let (client, name, stop) = (client.await??, rig.name.clone(), Arc::clone(&crowd.stop));
             let mut from = StartingPosition::Latest;
-            tasks.push(tokio::spawn(async move {
+            crowd.tasks.push(spawner.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let read = client.read(&name, ShardId(0), from, READ_BYTES, 100).await;
                     from = StartingPosition::At(read.map_err(io::Error::other)?.head.next);
@@ -195,15 +209,23 @@ impl Crowd {
                 Ok(())
             }));
         }
-        Ok(Crowd { stop, tasks })
+        Ok(crowd)
     }
 
-    async fn stop(self) -> io::Result<()> {
+    async fn stop(mut self) -> io::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
+        for task in self.tasks.drain(..) {
             task.await.map_err(io::Error::other)??;
         }
         Ok(())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
     }
 }
 

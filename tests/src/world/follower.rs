@@ -21,7 +21,7 @@ type See<'a> = &'a mut dyn FnMut(&Header, &[(u64, RecordId)]);
 #[derive(Default)]
 pub struct Follower {
     next: BTreeMap<ShardId, SequenceNumber>,
-    batch: Batch,
+    batch: Batch<'static>,
 }
 
 impl Follower {
@@ -96,7 +96,7 @@ impl Follower {
             for record in self.batch.records() {
                 let sequence = frame.header.first_sequence.0 + u64::from(record.index);
                 let id = RecordId::of(record.data).ok_or("bytes that nobody made")?;
-                if record.partition_key != id.partition_key() {
+                if !id.has_partition_key(record.partition_key) {
                     return Err(format!("{id:?} under the key {:?}", record.partition_key));
                 }
                 if sequence >= from {

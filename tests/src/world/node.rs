@@ -86,7 +86,7 @@ pub struct Node {
     born: bool,
     /// New appends are answered `Busy`.
     pub is_full: bool,
-    batch: Batch,
+    batch: Batch<'static>,
 }
 
 impl Node {

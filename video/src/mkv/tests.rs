@@ -7,6 +7,7 @@ use protocol::time::UnixMs;
 use super::write::{cluster, head, tags};
 use super::*;
 use crate::fragment::{Clock, Config, Follows, Frame};
+use crate::limit::{WAITING_MAX, TRACKS_MAX};
 
 const TRACKS: [(u32, u32); 2] = [(1, 1000), (2, 1000)];
 
@@ -230,4 +231,110 @@ proptest! {
         let _ = told(&[&document()[..], &bytes].concat());
         let _ = told(&[&document()[..], &[0x1f, 0x43, 0xb6, 0x75, 0xff, 0xe7, 0x81, 9], &bytes].concat());
     }
+}
+
+/// The head of an element that says that it has so many bytes.
+fn says(id: &[u8], size: u64) -> Vec<u8> {
+    // Matroska says lengths in big-endian order.
+    [id, &(size | 1 << 56).swap_bytes().to_le_bytes()].concat()
+}
+
+/// What a demuxer says to the head of an element of so many bytes, and the demuxer.
+fn says_to(before: &[u8], id: &[u8], size: u64) -> (Result<(), VideoError>, Demuxer) {
+    let mut demuxer = plain();
+    (demuxer.push(&[before, &says(id, size)].concat(), &mut Vec::new()), demuxer)
+}
+
+/// Reaches `MKV_HEAD_BYTES_MAX`, `CONFIG_BYTES_MAX`, `FRAME_BYTES_MAX`, `MKV_SKIP_BYTES_MAX` of video/src/limit.rs.
+#[test]
+fn elements_are_as_long_as_they_may_be_and_no_longer() {
+    let head = document();
+    let in_cluster = [&head[..], &[0x1f, 0x43, 0xb6, 0x75, 0xff, 0xe7, 0x81, 9]].concat();
+    let block = (FRAME_BYTES_MAX + MKV_HEAD_BYTES_MAX) as u64;
+    let rows: [(&[u8], &[u8], u64); 6] = [
+        (&[], &MAGIC, MKV_HEAD_BYTES_MAX as u64),
+        (&head, &[0x15, 0x49, 0xa9, 0x66], MKV_HEAD_BYTES_MAX as u64),
+        (&head, &[0x16, 0x54, 0xae, 0x6b], CONFIG_BYTES_MAX as u64),
+        (&in_cluster, &[0xa3], block),
+        (&in_cluster, &[0xa0], block),
+        (&head, &[0xec], MKV_SKIP_BYTES_MAX),
+    ];
+    for (before, id, max) in rows {
+        assert_eq!(says_to(before, id, max).0, Ok(()), "{id:02x?}");
+        let refused = says_to(before, id, max + 1).0.unwrap_err();
+        assert!(
+            matches!(refused, VideoError::TooLarge { bytes, max: is, .. } if (bytes, is) == (max + 1, max)),
+            "{id:02x?}: {refused}"
+        );
+    }
+}
+
+/// Reaches `MKV_TAGS_BYTES_MAX` of video/src/limit.rs.
+#[test]
+fn tags_that_are_too_long_to_be_read_are_passed_over() {
+    let tags = [0x12, 0x54, 0xc3, 0x67];
+    let (read, max) = (says_to(&document(), &tags, MKV_TAGS_BYTES_MAX as u64), MKV_TAGS_BYTES_MAX as u64);
+    assert_eq!((read.0, read.1.skip), (Ok(()), 0));
+    let passed = says_to(&document(), &tags, max + 1);
+    assert_eq!((passed.0, passed.1.skip), (Ok(()), max + 1));
+}
+
+/// Reaches `MKV_TIME_MS_MAX` of video/src/limit.rs.
+#[test]
+fn times_end_with_the_year_9999() {
+    let at = |time: u64| {
+        let cluster = says(&[0x1f, 0x43, 0xb6, 0x75], 17);
+        let bytes = [document(), cluster, says(&[0xe7], 8), time.swap_bytes().to_le_bytes().to_vec()];
+        plain().push(&bytes.concat(), &mut Vec::new()).map_err(|error| error.to_string())
+    };
+    assert_eq!(at(MKV_TIME_MS_MAX as u64), Ok(()));
+    assert!(at(MKV_TIME_MS_MAX as u64 + 1).unwrap_err().contains("after the year 9999"));
+}
+
+/// One picture, whose decode time is not known before others come.
+fn picture() -> Frame {
+    Frame { track: 0, key: true, dts: 0, duration: 40, offset: 0, size: 1 }
+}
+
+/// Reaches `WAITING_MAX` of video/src/limit.rs.
+#[test]
+fn where_pictures_stop_the_sound_does_not_wait_for_ever() {
+    let sound = (0..=WAITING_MAX as u64).map(|n| Frame { track: 1, dts: n * 10, ..picture() });
+    let frames: Vec<Frame> = std::iter::once(picture()).chain(sound).collect();
+    let held = |count: usize| {
+        let mut demuxer = plain();
+        demuxer.push(&[document(), cluster_of(&frames[..count])].concat(), &mut Vec::new()).unwrap();
+        demuxer.lane.held_bytes()
+    };
+    assert_eq!((held(WAITING_MAX), held(WAITING_MAX + 1)), (WAITING_MAX, 0));
+}
+
+/// Reaches `WAITING_MAX` of video/src/limit.rs.
+#[test]
+fn ends_of_clusters_without_frames_do_not_wait_for_ever() {
+    let empty = [0x1f, 0x43, 0xb6, 0x75, 0x83, 0xe7, 0x81, 9];
+    let held = |count: usize| {
+        let mut demuxer = Demuxer::by_cluster(1, 0);
+        let bytes = [document(), cluster_of(&[picture()]), empty.repeat(count)].concat();
+        demuxer.push_told(&bytes, &mut Vec::new()).unwrap();
+        demuxer.lane.held_bytes()
+    };
+    // The picture and the ends of all clusters but the last, which is open.
+    assert_eq!((held(WAITING_MAX - 1), held(WAITING_MAX)), (1, 0));
+}
+
+/// Reaches `TRACKS_MAX` of video/src/limit.rs.
+#[test]
+fn a_document_has_as_many_tracks_as_it_may_have_and_no_more() {
+    let tracks = |count: usize| {
+        let mut moov = Moov::decode(&mut taken_apart(&film(1), 1000)[0].fragment.config.moov()).unwrap();
+        let sound = moov.trak[1].clone();
+        moov.trak = (1..=count as u32).map(|_| sound.clone()).collect();
+        (1..).zip(&mut moov.trak).for_each(|(id, trak)| trak.tkhd.track_id = id);
+        let mut bytes = Vec::new();
+        moov.encode(&mut bytes).unwrap();
+        told(&head(&Config::new(bytes)).unwrap())
+    };
+    assert_eq!(tracks(TRACKS_MAX), Ok(0));
+    assert_eq!(tracks(TRACKS_MAX + 1), Err(VideoError::TooManyTracks(TRACKS_MAX + 1)));
 }

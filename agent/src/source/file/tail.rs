@@ -210,3 +210,36 @@ fn read_up_to(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
     }
     Ok(got)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::Write;
+
+    /// Reaches `HEAD_BYTES_MAX`, `MARKER_BYTES_MAX` of agent/src/source/file/identity.rs.
+    #[test]
+    fn no_more_of_a_file_is_compared_than_its_head_and_a_few_bytes_before_the_offset() {
+        let content: Vec<u8> = (0..3000u32).map(|n| (n * 7 % 251) as u8).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&content).unwrap();
+        let compared = |offset: u64| {
+            let (mut tail, _) = Tail::open(file.path(), "a".to_owned(), None, Mono::ZERO).unwrap();
+            // In pieces, as they are read.
+            for piece in content[..offset as usize].chunks(50) {
+                tail.advance(piece, piece.len(), Mono::ZERO);
+            }
+            let known: FileCursor = serde_json::from_str(&tail.cursor_text()).unwrap();
+            assert_eq!((known.offset, known.marker_len()), (offset, tail.marker.len() as u64));
+            let (_, verdict) = Tail::open(file.path(), "a".to_owned(), Some(known), Mono::ZERO).unwrap();
+            assert_eq!(verdict, Some(Verdict::Same));
+            (tail.cursor.head_len, tail.marker.len() as u64)
+        };
+        for over in [0, 1] {
+            assert_eq!(compared(MARKER_BYTES_MAX + over).1, MARKER_BYTES_MAX);
+            assert_eq!(compared(HEAD_BYTES_MAX + over).0, HEAD_BYTES_MAX);
+        }
+        assert_eq!(compared(MARKER_BYTES_MAX - 1), (MARKER_BYTES_MAX - 1, MARKER_BYTES_MAX - 1));
+        assert_eq!(compared(HEAD_BYTES_MAX - 1), (HEAD_BYTES_MAX - 1, MARKER_BYTES_MAX));
+    }
+}

@@ -217,17 +217,18 @@ impl Folder {
 
     fn list(&self) -> std::io::Result<Vec<(String, Print)>> {
         let pattern = glob::Pattern::new(&self.parts.settings.files).unwrap_or_default();
-        let mut films = Vec::new();
-        for entry in std::fs::read_dir(&self.path)?.take(FILMS_MAX) {
-            let entry = entry?;
+        let film = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
             // A name that is no text can't be remembered.
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let name = entry.file_name().into_string().ok()?;
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            if let (true, true, Ok(print)) = (is_file, pattern.matches(&name), print_of(&entry.path())) {
-                films.push((name, print));
-            }
-        }
-        Ok(films)
+            let print = print_of(&entry.path()).ok().filter(|_| is_file && pattern.matches(&name))?;
+            Some(Ok((name, print)))
+        };
+        at_most(std::fs::read_dir(&self.path)?.filter_map(film)).collect()
     }
 
     /// Takes what was not taken yet of a film.
@@ -307,6 +308,11 @@ impl Folder {
             self.warn(name, &format!("it can't be deleted: {error}"));
         }
     }
+}
+
+/// As many films as may be known; whatever else is in the folder does not count.
+fn at_most<T>(films: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    films.take(FILMS_MAX)
 }
 
 fn unchanged(path: &Path, print: Print) -> Result<(), End> {
@@ -443,5 +449,12 @@ mod tests {
         assert!(is_cursor("video:/films/a.mp4", Path::new("/films")));
         assert!(!is_cursor("video:/films/deep/a.mp4", Path::new("/films")));
         assert!(!is_cursor("/films/a.mp4", Path::new("/films")));
+    }
+
+    /// Reaches `FILMS_MAX`.
+    #[test]
+    fn no_more_films_of_a_folder_are_known_than_may_be() {
+        assert_eq!(at_most(0..FILMS_MAX).count(), FILMS_MAX);
+        assert_eq!(at_most(0..=FILMS_MAX).last(), Some(FILMS_MAX - 1));
     }
 }

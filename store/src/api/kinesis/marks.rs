@@ -247,7 +247,10 @@ impl Call<'_> {
         let mib = self.body.int_of("WarmThroughputMiBps").map(|mib| mib as u64);
         let scaling = match (on_demand, found.sketch.config.scaling) {
             (false, _) => Scaling::Provisioned,
-            (true, Scaling::Provisioned) => Scaling::OnDemand,
+            (true, Scaling::Provisioned) => {
+                self.check_on_demand_limit()?;
+                Scaling::OnDemand
+            }
             (true, already) => already,
         };
         self.set(&found.name, |traits| traits.warm_mib = mib.or(traits.warm_mib)).await?;
@@ -270,5 +273,21 @@ impl Call<'_> {
             ("StreamName", found.name.local().into()),
             ("WarmThroughput", warm(mib)),
         ])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `TAGS_MAX`.
+    #[test]
+    fn there_are_as_many_tags_as_there_may_be_and_no_more() {
+        let tag = |n: usize| (n.to_string(), String::new());
+        let mut tags = Tags::default();
+        assert!(put_tags(&mut tags, (0..TAGS_MAX).map(tag).collect()).is_ok());
+        assert!(put_tags(&mut tags, vec![tag(0)]).is_ok(), "one that is there already");
+        assert!(put_tags(&mut tags, vec![tag(TAGS_MAX)]).is_err());
+        assert_eq!(tags.len(), TAGS_MAX);
     }
 }

@@ -290,7 +290,7 @@ impl Call<'_> {
     }
 
     fn begin(&self, name: &StreamName, status: Status, sketch: Option<Sketch>) {
-        let until = self.api.clock.mono() + self.api.delay;
-        self.api.passing.begin(name, status, until, sketch);
+        let now = self.api.clock.mono();
+        self.api.passing.begin(name, status, (now, now + self.api.delay), sketch);
     }
 }

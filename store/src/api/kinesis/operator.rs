@@ -49,7 +49,7 @@ impl Kinesis {
         let mut answer = self.call(name, &caller, &value, Encoding::Json).await;
         if answer.as_ref().is_err_and(|error| PASSES.contains(&error.kind)) {
             // What was done just before passes; an operator's script need not know of it.
-            tokio::time::sleep(self.delay.min(WAIT_MAX)).await;
+            tokio::time::sleep(wait(self.delay)).await;
             answer = self.call(name, &caller, &value, Encoding::Json).await;
         }
         match answer? {
@@ -81,6 +81,11 @@ impl Kinesis {
     }
 }
 
+/// How long is waited for a stream whose status passes after so long.
+fn wait(delay: Duration) -> Duration {
+    delay.min(WAIT_MAX)
+}
+
 fn text(bytes: Vec<u8>) -> Result<String> {
     if bytes.len() > ANSWER_BYTES_MAX {
         return Err(invalid(format!(
@@ -88,4 +93,25 @@ fn text(bytes: Vec<u8>) -> Result<String> {
         )));
     }
     String::from_utf8(bytes).map_err(|error| ApiError::new("InternalFailure", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `ANSWER_BYTES_MAX`.
+    #[test]
+    fn an_answer_fits_into_a_reply_however_it_is_written_and_a_longer_one_is_told() {
+        assert_eq!(text(vec![b'"'; ANSWER_BYTES_MAX]).map(|text| text.len()).unwrap(), ANSWER_BYTES_MAX);
+        assert!(text(vec![b'"'; ANSWER_BYTES_MAX + 1]).unwrap_err().message.contains("Limit"));
+        let quoted = serde_json::to_string(&"\"".repeat(ANSWER_BYTES_MAX)).unwrap();
+        assert!(quoted.len() < CALL_BYTES_MAX);
+    }
+
+    /// Reaches `WAIT_MAX`.
+    #[test]
+    fn a_stream_is_not_waited_for_longer_than_an_operator_waits() {
+        assert_eq!(wait(WAIT_MAX), WAIT_MAX);
+        assert_eq!(wait(WAIT_MAX + Duration::from_millis(1)), WAIT_MAX);
+    }
 }

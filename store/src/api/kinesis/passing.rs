@@ -101,9 +101,18 @@ impl Passing {
         Some((phase.status, phase.sketch.clone()))
     }
 
-    pub(super) fn begin(&self, name: &StreamName, status: Status, until: Mono, sketch: Option<Sketch>) {
+    /// Begins what passes, and forgets what has passed: nobody may ever ask for it again.
+    pub(super) fn begin(
+        &self,
+        name: &StreamName,
+        status: Status,
+        (now, until): (Mono, Mono),
+        sketch: Option<Sketch>,
+    ) {
         let phase = Phase { status, until, sketch: sketch.map(Box::new) };
-        locked(&self.phases).insert(name.clone(), phase);
+        let mut phases = locked(&self.phases);
+        phases.retain(|_, phase| phase.until > now);
+        phases.insert(name.clone(), phase);
     }
 
     /// Streams that are gone and not forgotten.
@@ -134,7 +143,7 @@ impl Passing {
     /// Whether a shard may be read now; if so, it counts as a read.
     pub(super) fn may_read(&self, stream: StreamKey, shard: ShardId, now: Mono) -> bool {
         let mut reads = locked(&self.reads);
-        if reads.len() >= SHARDS_MAX {
+        if reads.len() >= SHARDS_MAX && !reads.contains_key(&(stream, shard)) {
             reads.clear();
         }
         let reads = reads.entry((stream, shard)).or_insert_with(|| Reads {
@@ -190,8 +199,32 @@ mod tests {
     #[test]
     fn a_status_passes() {
         let (passing, name) = (Passing::default(), StreamName::new("a").unwrap());
-        passing.begin(&name, Status::Creating, Mono::from_millis(10), None);
+        passing.begin(&name, Status::Creating, (Mono::ZERO, Mono::from_millis(10)), None);
         assert_eq!(passing.status(&name, Mono::from_millis(9)).unwrap().0, Status::Creating);
         assert!(passing.status(&name, Mono::from_millis(10)).is_none());
+    }
+
+    #[test]
+    fn what_has_passed_is_forgotten_though_nobody_asks_for_it() {
+        let passing = Passing::default();
+        for n in 0..100 {
+            let (name, now) = (StreamName::new(&format!("s{n}")).unwrap(), Mono::from_millis(n * 10));
+            passing.begin(&name, Status::Deleting, (now, now + Duration::from_millis(20)), None);
+        }
+        assert_eq!(locked(&passing.phases).len(), 2);
+    }
+
+    /// Reaches `SHARDS_MAX`.
+    #[test]
+    fn so_many_shards_are_remembered_and_one_more_begins_anew() {
+        let passing = Passing::default();
+        let read = |n: u64| passing.may_read(StreamKey(n), ShardId(0), Mono::ZERO);
+        let most = SHARDS_MAX as u64;
+        assert!((0..most).all(read) && (0..4).all(|_| read(7)));
+        // One that is known forgets nothing.
+        assert!(!read(7));
+        assert_eq!(locked(&passing.reads).len(), SHARDS_MAX);
+        assert!(read(most));
+        assert_eq!(locked(&passing.reads).len(), 1);
     }
 }

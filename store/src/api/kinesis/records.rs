@@ -125,9 +125,7 @@ impl Call<'_> {
             bytes += record.data.len() + record.partition_key.len();
             records.push(record);
         }
-        if bytes > BYTES_MAX {
-            return Err(invalid("Records size exceeds 10 MB limit"));
-        }
+        check_bytes(bytes)?;
         let (placed, arrival) =
             self.api.service.put_records(&self.caller.principal, &found.name, &records).await?;
         let mut failed = 0usize;
@@ -489,4 +487,21 @@ fn java_date(time: UnixMs) -> String {
     let seconds = i64::try_from(time.0 / 1000).unwrap_or(0);
     let time = jiff::Timestamp::from_second(seconds).unwrap_or_default();
     time.strftime("%a %b %d %H:%M:%S UTC %Y").to_string()
+}
+
+/// Data and keys of one request.
+fn check_bytes(bytes: usize) -> Result<()> {
+    if bytes > BYTES_MAX { Err(invalid("Records size exceeds 10 MB limit")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `BYTES_MAX`.
+    #[test]
+    fn a_request_has_as_many_bytes_as_it_may_have_and_no_more() {
+        assert!(check_bytes(BYTES_MAX).is_ok());
+        assert!(check_bytes(BYTES_MAX + 1).unwrap_err().message.contains("10 MB"));
+    }
 }

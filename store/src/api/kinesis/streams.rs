@@ -43,6 +43,9 @@ impl Call<'_> {
             return Err(taken());
         }
         self.check_shard_limit(shards as usize)?;
+        if on_demand {
+            self.check_on_demand_limit()?;
+        }
         let scaling = if on_demand { Scaling::OnDemand } else { Scaling::Provisioned };
         let mut config = StreamConfig { scaling, ..StreamConfig::default() };
         if let Some(kib) = self.body.int_of("MaxRecordSizeInKiB") {
@@ -87,6 +90,16 @@ impl Call<'_> {
                 self.caller.account, self.caller.region
             ),
         ))
+    }
+
+    pub(super) fn check_on_demand_limit(&self) -> Result<()> {
+        let now = self.all()?.iter().filter(|found| is_on_demand(&found.sketch)).count();
+        if now < ON_DEMAND_MAX {
+            return Ok(());
+        }
+        let account = &self.caller.account;
+        let message = format!("Account {account} has {ON_DEMAND_MAX} streams in on-demand mode already.");
+        Err(ApiError::new("LimitExceededException", message))
     }
 
     fn all(&self) -> Result<Vec<Found>> {

@@ -1,6 +1,8 @@
 //! What is kept: lists of fragments, and clips.
 
 use hyper::Response;
+use protocol::name::StreamName;
+use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
 use serde_json::{Value, json};
 use video::codec::tracks;
@@ -8,7 +10,8 @@ use video::codec::tracks;
 use super::arn::{fragment_number, read_fragment_number};
 use super::get::{producer_ms, time_of};
 use super::{Body, Call, Result, as_json, invalid, refusal};
-use crate::service::video::{At, Stored};
+use crate::service::segments::Segment;
+use crate::service::video::At;
 
 const LIST_DEFAULT: i64 = 100;
 /// Fragments of one answer.
@@ -60,46 +63,58 @@ impl Span {
         }
     }
 
-    fn time(&self, stored: &Stored) -> UnixMs {
-        if self.by_server { stored.arrival } else { UnixMs(producer_ms(&stored.fragment)) }
+    fn time(&self, segment: &Segment) -> UnixMs {
+        let first = segment.first();
+        if self.by_server { first.arrival } else { UnixMs(producer_ms(&first.fragment)) }
     }
 }
 
-fn described(stored: &Stored) -> Value {
-    let fragment = &stored.fragment;
-    let timescale = tracks(&fragment.config)
+fn described(segment: &Segment) -> Value {
+    let first = segment.first();
+    let timescale = tracks(segment.config())
         .ok()
         .and_then(|all| all.first().map(|track| track.timescale))
         .unwrap_or(1000);
-    let lasts = u128::from(fragment.duration(0)) * 1000 / u128::from(timescale);
+    let lasts = u128::from(segment.duration(0)) * 1000 / u128::from(timescale);
     json!({
-        "FragmentNumber": fragment_number(stored.number), "FragmentSizeInBytes": fragment.data_bytes(),
-        "ProducerTimestamp": producer_ms(fragment) as f64 / 1000.0,
-        "ServerTimestamp": stored.arrival.0 as f64 / 1000.0,
+        "FragmentNumber": fragment_number(segment.number()), "FragmentSizeInBytes": segment.bytes(),
+        "ProducerTimestamp": producer_ms(&first.fragment) as f64 / 1000.0,
+        "ServerTimestamp": first.arrival.0 as f64 / 1000.0,
         "FragmentLengthInMilliseconds": lasts as u64,
     })
 }
 
 impl Call {
-    /// At most `max` fragments that begin within a span, and where to go on.
+    /// At most `max` fragments that begin within a span, and where to go on. One that was stored in parts is one.
     pub(super) async fn within_span(
         &self,
-        stream: &protocol::name::StreamName,
+        stream: &StreamName,
         span: &Span,
-        after: Option<protocol::sequence::SequenceNumber>,
+        after: Option<SequenceNumber>,
         max: usize,
-    ) -> Result<(Vec<Stored>, Option<protocol::sequence::SequenceNumber>)> {
+    ) -> Result<(Vec<Segment>, Option<SequenceNumber>)> {
         let (service, principal) = (&self.shared.service, &self.caller.principal);
         let at = after.map_or_else(|| span.place(), At::Frame);
-        let mut next = service.video_place(principal, stream, at).await?;
-        let mut all = Vec::new();
+        let place = service.video_place(principal, stream, at).await?;
+        let mut next = service.segment_start(principal, stream, place).await?;
+        let mut all: Vec<Segment> = Vec::new();
+        let mut open: Option<Segment> = None;
         loop {
             let (some, after) = service.fragments(principal, stream, next, STEP).await?;
-            if after == next {
-                return Ok((all, None));
-            }
+            let is_end = after == next;
+            let mut whole = Vec::new();
             for stored in some {
-                let time = span.time(&stored);
+                let other = match &mut open {
+                    Some(open) => open.join(stored),
+                    None => Some(stored),
+                };
+                whole.extend(other.and_then(|other| open.replace(Segment::new(other))));
+            }
+            if is_end {
+                whole.extend(open.take());
+            }
+            for segment in whole {
+                let time = span.time(&segment);
                 if span.to.is_some_and(|to| time > to) {
                     return Ok((all, None));
                 }
@@ -107,9 +122,12 @@ impl Call {
                     continue;
                 }
                 if all.len() == max {
-                    return Ok((all, Some(stored.number)));
+                    return Ok((all, Some(segment.number())));
                 }
-                all.push(stored);
+                all.push(segment);
+            }
+            if is_end {
+                return Ok((all, None));
             }
             next = after;
         }
@@ -138,21 +156,39 @@ impl Call {
         let stream = self.find()?.name;
         let span = Span::read(self.body.get("ClipFragmentSelector"), true)?;
         let (all, more) = self.within_span(&stream, &span, None, CLIP_FRAGMENTS_MAX).await?;
-        let bytes: u64 = all.iter().map(|stored| stored.fragment.data_bytes()).sum();
+        let bytes: u64 = all.iter().map(Segment::bytes).sum();
         let (Some(first), Some(last)) = (all.first(), all.last()) else {
             return Err(refusal(
                 "ResourceNotFoundException",
                 "No fragments were found in the requested range.",
             ));
         };
-        if more.is_some() || bytes > CLIP_BYTES_MAX {
-            let message =
-                format!("A clip has at most {CLIP_FRAGMENTS_MAX} fragments and {CLIP_BYTES_MAX} bytes.");
-            return Err(invalid(message));
-        }
+        check_clip(all.len() + usize::from(more.is_some()), bytes)?;
         let (principal, query) =
-            (self.caller.principal.clone(), format!("from={}&to={}", first.number, last.end()));
+            (self.caller.principal.clone(), format!("from={}&to={}", first.number(), last.end()));
         let made = crate::api::video::file(&self.shared, principal, stream, &query).await;
         made.map_err(|message| refusal("InternalFailure", message))
+    }
+}
+
+/// Whether a clip may have so many fragments, and so many bytes.
+fn check_clip(fragments: usize, bytes: u64) -> Result<()> {
+    if fragments > CLIP_FRAGMENTS_MAX || bytes > CLIP_BYTES_MAX {
+        let message =
+            format!("A clip has at most {CLIP_FRAGMENTS_MAX} fragments and {CLIP_BYTES_MAX} bytes.");
+        return Err(invalid(message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `CLIP_FRAGMENTS_MAX`, `CLIP_BYTES_MAX`.
+    #[test]
+    fn a_clip_is_as_large_as_it_may_be_and_no_larger() {
+        assert!(check_clip(CLIP_FRAGMENTS_MAX, CLIP_BYTES_MAX).is_ok());
+        assert!(check_clip(CLIP_FRAGMENTS_MAX + 1, 0).is_err() && check_clip(1, CLIP_BYTES_MAX + 1).is_err());
     }
 }

@@ -44,7 +44,7 @@ const DIGITS: usize = 46;
 
 /// The number of a fragment: that of its first frame, as long as the service's are, so that their order as text is
 /// their order.
-pub(super) fn fragment_number(number: SequenceNumber) -> String {
+pub(in crate::api) fn fragment_number(number: SequenceNumber) -> String {
     format!("9{:0DIGITS$}", number.0)
 }
 

@@ -1,16 +1,21 @@
 //! GetMedia and GetMediaForFragmentList: fragments as Matroska, a document each, with the tags of the service.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hyper::Response;
 use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use video::codec::tracks;
+use video::fragment::Frame;
 use video::mkv::write::{cluster, first_shown_ms, head, tags};
 
 use super::arn::{fragment_number, read_fragment_number};
 use super::{Body, Call, Result, coming, invalid};
+use crate::service::segments::{PARTS_MAX, Segment, together};
 use crate::service::video::{At, Whole};
 
 /// Parts that wait for a client that reads slowly.
@@ -19,6 +24,8 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Fragments that one request names.
 const LIST_MAX: usize = 1000;
 const KIND: &str = "video/x-matroska";
+/// A producer that sends parts is looked for this often while nothing comes.
+const PART_WAIT: Duration = Duration::from_secs(1);
 
 /// Seconds with their milliseconds, as the tags write them.
 fn seconds(ms: u64) -> String {
@@ -42,14 +49,16 @@ pub(super) fn producer_ms(fragment: &video::fragment::Fragment) -> u64 {
     first_shown_ms(&fragment.frames, &all) as u64
 }
 
-/// The document of a fragment: its head with the tags before its frames, and its frames.
-fn document(part: &Whole, before: &[(String, String)]) -> Option<Vec<u8>> {
-    let fragment = &part.stored.fragment;
-    let all = tracks(&fragment.config).ok()?;
+/// The document of a fragment, with all of its parts: its head with the tags before its frames, and its frames.
+fn document(parts: &[Whole], before: &[(String, String)]) -> Option<Vec<u8>> {
+    let config = &parts.first()?.stored.fragment.config;
+    let all = tracks(config).ok()?;
     let all: Vec<(u32, u32)> = all.iter().map(|track| (track.id, track.timescale)).collect();
-    let mut out = head(&fragment.config).ok()?;
+    let mut out = head(config).ok()?;
     out.extend(tags(before));
-    out.extend(cluster(&all, &fragment.frames, &part.data()));
+    let frames: Vec<Frame> = parts.iter().flat_map(|part| part.stored.fragment.frames.clone()).collect();
+    let data: Vec<&[u8]> = parts.iter().flat_map(Whole::data).collect();
+    out.extend(cluster(&all, &frames, &data));
     Some(out)
 }
 
@@ -96,9 +105,10 @@ impl Call {
             let newest = service.fragment(principal, &stream, SequenceNumber(last)).await?;
             from = newest.map_or(from, |newest| newest.stored.number);
         }
+        from = service.segment_start(principal, &stream, from).await?;
         if let Some(number) = behind.filter(|number| *number == from) {
-            let there = service.fragment(principal, &stream, number).await?;
-            from = there.map_or(from, |there| there.stored.end());
+            let (there, _) = service.fragments(principal, &stream, number, PARTS_MAX).await?;
+            from = together(there).first().map_or(from, Segment::end);
         }
         let since = if let At::ProducerTime(time) = at { Some(time) } else { None };
         let (parts, answer) = mpsc::channel(PARTS_WAITING_MAX);
@@ -138,6 +148,32 @@ impl Sender {
         Some(())
     }
 
+    /// A fragment and all parts that are within it: as they are, or, where more may come, once they are there.
+    async fn parts(&self, first: Whole, may_wait: bool) -> Option<Vec<Whole>> {
+        let Call { shared, caller, .. } = &self.call;
+        let mut changes = shared.service.video_changes(&caller.principal, &self.stream).ok()?;
+        let mut segment = Segment::new(first.stored.clone());
+        let mut parts = vec![first];
+        loop {
+            changes.mark_unchanged();
+            let end = segment.end();
+            let (next, _) = shared.service.fragments(&caller.principal, &self.stream, end, 1).await.ok()?;
+            match next.into_iter().next() {
+                Some(next) => {
+                    if segment.join(next).is_some() {
+                        return Some(parts);
+                    }
+                    parts.push(shared.service.fragment(&caller.principal, &self.stream, end).await.ok()??);
+                }
+                None if may_wait && shared.producers.part_ms(&self.stream.key()).is_some() => {
+                    // One that stops in the middle makes no change.
+                    let _ = timeout(PART_WAIT, changes.changed()).await;
+                }
+                None => return Some(parts),
+            }
+        }
+    }
+
     /// All fragments from one on, and those that come.
     async fn follow(self, mut next: SequenceNumber, mut since: Option<UnixMs>) -> Option<()> {
         let Call { shared, caller, .. } = &self.call;
@@ -156,7 +192,9 @@ impl Sender {
                 }
                 continue;
             };
-            next = found.stored.end();
+            let parts = self.parts(found, true).await?;
+            let (Some(found), Some(last)) = (parts.first(), parts.last()) else { return None };
+            next = last.stored.end();
             let producer = producer_ms(&found.stored.fragment);
             // What was being made then began before: only what begins then or later is meant.
             if since.is_some_and(|since| producer < since.0) {
@@ -169,7 +207,7 @@ impl Sender {
                 tag("SERVER_TIMESTAMP", seconds(found.stored.arrival.0)),
                 tag("PRODUCER_TIMESTAMP", seconds(producer)),
             ];
-            let mut bytes = document(&found, &before)?;
+            let mut bytes = document(&parts, &before)?;
             let behind = shared.clock.wall().millis_since(found.stored.arrival);
             bytes.extend(tags(&[tag("MILLIS_BEHIND_NOW", behind.to_string())]));
             bytes.extend(tags(&[tag("CONTINUATION_TOKEN", number)]));
@@ -190,7 +228,7 @@ impl Sender {
                         tag("SERVER_SIDE_TIMESTAMP", seconds(found.stored.arrival.0)),
                         tag("PRODUCER_SIDE_TIMESTAMP", seconds(producer_ms(&found.stored.fragment))),
                     ];
-                    document(&found, &before)?
+                    document(&self.parts(found, false).await?, &before)?
                 }
                 None => tags(&[
                     tag("FRAGMENT_NUMBER", text),

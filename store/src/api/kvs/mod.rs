@@ -35,6 +35,7 @@ mod streams;
 mod tags;
 
 use arn::Arn;
+pub(in crate::api) use arn::fragment_number;
 
 /// Of a request that is not media.
 const BODY_BYTES_MAX: usize = 256 << 10;
@@ -215,6 +216,7 @@ async fn respond(
         "/listFragments" => call.list_fragments().await,
         "/getMediaForFragmentList" => call.media_for_list(),
         "/getHLSStreamingSessionURL" => call.hls_session().await,
+        "/getDASHStreamingSessionURL" => call.dash_session().await,
         "/getClip" => call.clip().await,
         "/getImages" => call.images().await,
         other => Err(refusal("UnknownOperationException", format!("{other} is not done here yet"))),

@@ -73,7 +73,7 @@ impl Call {
         // Without randomness two runs look like one, and nothing else is wrong.
         let _ = getrandom::fill(&mut random);
         let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start);
-        let turn = self.shared.producers.begin(found.name.key());
+        let turn = self.shared.producers.begin(found.name.key(), None);
         let room = Room::new(&self.shared);
         let (acks, parts) = mpsc::channel(ACKS_MAX);
         let run = Run { call: self, found, demuxer, room, acks, wanted, timecode: None, first: None };
@@ -187,8 +187,29 @@ impl Run {
 
     fn tell(&self, event: serde_json::Value) {
         if self.wanted {
-            // Whoever wants every one reads as they come.
-            let _ = self.acks.try_send(Bytes::from(event.to_string() + "\n"));
+            tell(&self.acks, &event);
         }
+    }
+}
+
+/// Whoever wants every one reads as they come.
+fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
+    let _ = acks.try_send(Bytes::from(event.to_string() + "\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `ACKS_MAX`.
+    #[test]
+    fn as_many_acknowledgements_wait_as_may_and_others_are_left_out() {
+        let (acks, parts) = mpsc::channel(ACKS_MAX);
+        for n in 0..ACKS_MAX {
+            assert_eq!(parts.len(), n);
+            tell(&acks, &json!(n));
+        }
+        tell(&acks, &json!("one more"));
+        assert_eq!(parts.len(), ACKS_MAX);
     }
 }

@@ -80,3 +80,29 @@ impl Call {
         Ok(as_json(&json!({ "Tags": self.find()?.sketch.traits.tags })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `KEY_CHARS_MAX`, `VALUE_CHARS_MAX`.
+    #[test]
+    fn keys_and_values_are_as_long_as_they_may_be_and_no_longer() {
+        let text = |chars: usize| "\u{e9}".repeat(chars);
+        let given = |key: usize, value: usize| given(&json!({ "Tags": { text(key): text(value) } })).is_ok();
+        assert!(given(KEY_CHARS_MAX, VALUE_CHARS_MAX));
+        assert!(!given(KEY_CHARS_MAX + 1, 0) && !given(1, VALUE_CHARS_MAX + 1));
+    }
+
+    /// Reaches `TAGS_MAX`.
+    #[test]
+    fn a_stream_has_as_many_tags_as_it_may_have_and_no_more() {
+        let some = |from: usize, count: usize| {
+            (from..from + count).map(|n| (n.to_string(), String::new())).collect()
+        };
+        let mut tags = Tags::default();
+        assert!(put(&mut tags, some(0, TAGS_MAX)).is_ok() && put(&mut tags, some(0, 1)).is_ok());
+        assert!(put(&mut tags, some(TAGS_MAX, 1)).is_err());
+        assert_eq!(tags.len(), TAGS_MAX);
+    }
+}

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ use super::buffers::{Incoming, Next};
 use super::calls::{self, Answer};
 use super::herald::{Control, Named};
 use super::{End, Wire};
-use crate::api::Shared;
 use crate::api::counters::Reason;
+use crate::api::{Limits, Shared};
 use crate::principal::Role;
 use crate::service::{AckSink, Session};
 
@@ -66,6 +67,29 @@ impl Unanswered {
     }
 }
 
+/// What one read may hold: half of what the others have left, so that all of them have something. It is given back once
+/// the answer is on its way.
+#[derive(Debug)]
+struct Share {
+    bytes: usize,
+    together: Arc<AtomicUsize>,
+}
+
+impl Share {
+    fn of(together: &Arc<AtomicUsize>) -> Share {
+        let held = together.load(Ordering::Relaxed);
+        let bytes = (READS_BYTES_MAX.saturating_sub(held) / 2).max(READ_BYTES_MIN);
+        together.fetch_add(bytes, Ordering::Relaxed);
+        Share { bytes, together: Arc::clone(together) }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.together.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 pub(super) struct Connection<'a, S> {
     shared: &'a Arc<Shared>,
     wire: &'a mut Wire<S>,
@@ -77,7 +101,9 @@ pub(super) struct Connection<'a, S> {
     taken: Vec<Ack>,
     unanswered: VecDeque<Unanswered>,
     unanswered_bytes: usize,
-    calls: JoinSet<Answer>,
+    calls: JoinSet<(Answer, Option<Share>)>,
+    /// What reads hold together.
+    reads: Arc<AtomicUsize>,
     tick: Interval,
     no_room: Option<std::pin::Pin<Box<Sleep>>>,
     began: Mono,
@@ -119,6 +145,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,
             calls: JoinSet::new(),
+            reads: Arc::default(),
             tick,
             no_room: None,
             began: now,
@@ -195,7 +222,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
         while self.wire.outbox.len() < OUT_BYTES_MAX {
             let Poll::Ready(Some(done)) = self.calls.poll_join_next(cx) else { return };
             // A call that panicked or was cancelled leaves its caller without an answer, and nobody else.
-            if let Ok(answer) = done {
+            if let Ok((answer, _share)) = done {
                 self.put_answer(answer);
             }
         }
@@ -256,10 +283,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
     }
 
     fn has_room(&self) -> bool {
-        let limits = &self.shared.limits;
-        self.unanswered.len() < limits.inflight_batches_max
-            && self.unanswered_bytes < limits.inflight_bytes_max
-            && self.wire.outbox.len() < OUT_BYTES_MAX
+        let unanswered = (self.unanswered.len(), self.unanswered_bytes);
+        has_room(&self.shared.limits, unanswered, self.wire.outbox.len())
     }
 
     fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
@@ -326,9 +351,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
             return Ok(());
         }
         self.named.add(calls::named(&call).cloned());
-        let share = (READS_BYTES_MAX / (self.calls.len() + 1)).max(READ_BYTES_MIN);
+        let share = matches!(call, Call::Read { .. }).then(|| Share::of(&self.reads));
+        let bytes = share.as_ref().map_or(0, |share| share.bytes);
         let principal = self.session.principal.clone();
-        self.calls.spawn(calls::answer(self.shared.clone(), principal, id, call, share));
+        let answer = calls::answer(self.shared.clone(), principal, id, call, bytes);
+        self.calls.spawn(async move { (answer.await, share) });
         Ok(())
     }
 
@@ -364,11 +391,65 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
     }
 }
 
+/// Whether there is room for a message beside so many batches of so many bytes that are not answered, and so much that
+/// waits to be sent.
+fn has_room(limits: &Limits, (batches, bytes): (usize, usize), out: usize) -> bool {
+    batches < limits.inflight_batches_max && bytes < limits.inflight_bytes_max && out < OUT_BYTES_MAX
+}
+
 fn len_max(kind: Type, known: bool) -> usize {
     match kind {
         _ if !known => limit::MESSAGE_BYTES_MAX_BEFORE_AUTH,
         Type::Append => limit::MESSAGE_BYTES_MAX,
         Type::Ping | Type::Pong => 1,
         _ => limit::CALL_BYTES_MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `MESSAGE_BYTES_MAX`, `MESSAGE_BYTES_MAX_BEFORE_AUTH`, `CALL_BYTES_MAX` of protocol/src/limit.rs.
+    #[test]
+    fn a_message_is_as_long_as_its_kind_and_its_sender_allow_and_no_longer() {
+        for (kind, known, max) in [
+            (Type::Append, true, limit::MESSAGE_BYTES_MAX),
+            (Type::Call, true, limit::CALL_BYTES_MAX),
+            (Type::Append, false, limit::MESSAGE_BYTES_MAX_BEFORE_AUTH),
+            (Type::Call, false, limit::MESSAGE_BYTES_MAX_BEFORE_AUTH),
+        ] {
+            let says = |len: usize| Message::len(&(len as u32).to_le_bytes(), len_max(kind, known)).is_ok();
+            assert!(says(max) && !says(max + 1), "{kind:?} {known}");
+        }
+    }
+
+    /// Reaches `READS_BYTES_MAX`.
+    #[test]
+    fn the_reads_of_a_connection_hold_no_more_together_than_they_may() {
+        let together = Arc::default();
+        let mut shares: Vec<Share> = (0..5).map(|_| Share::of(&together)).collect();
+        let sizes: Vec<usize> = shares.iter().map(|share| share.bytes).collect();
+        assert_eq!(sizes[..2], [READS_BYTES_MAX / 2, READS_BYTES_MAX / 4]);
+        assert!(sizes.iter().sum::<usize>() < READS_BYTES_MAX);
+        shares.extend((0..59).map(|_| Share::of(&together)));
+        // Each gets something, and no more than that where there is no more.
+        assert!(shares.iter().all(|share| share.bytes >= READ_BYTES_MIN));
+        let held: usize = shares.iter().map(|share| share.bytes).sum();
+        assert!(held < READS_BYTES_MAX + shares.len() * READ_BYTES_MIN);
+        drop(shares);
+        assert_eq!(Share::of(&together).bytes, READS_BYTES_MAX / 2, "what was given back is there again");
+    }
+
+    /// Reaches `INFLIGHT_BATCHES_MAX`, `INFLIGHT_BYTES_MAX` of protocol/src/limit.rs.
+    /// Reaches `OUT_BYTES_MAX`.
+    #[test]
+    fn nothing_is_read_while_as_much_is_not_answered_or_not_sent_as_may_be() {
+        let limits = Limits::default();
+        let (batches, bytes) = (limit::INFLIGHT_BATCHES_MAX, limit::INFLIGHT_BYTES_MAX);
+        assert!(has_room(&limits, (batches - 1, bytes - 1), OUT_BYTES_MAX - 1));
+        assert!(!has_room(&limits, (batches, 0), 0));
+        assert!(!has_room(&limits, (0, bytes), 0));
+        assert!(!has_room(&limits, (0, 0), OUT_BYTES_MAX));
     }
 }

@@ -113,3 +113,18 @@ impl Herald {
 async fn stop_of(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `NAMED_MAX`.
+    #[test]
+    fn a_connection_names_as_many_streams_as_it_may_and_hears_nothing_of_more() {
+        let name = |n: usize| StreamName::new(&n.to_string()).unwrap();
+        let named = Named::default();
+        named.add((0..=NAMED_MAX).map(name));
+        assert_eq!(named.all().len(), NAMED_MAX);
+        assert!(named.has(&name(NAMED_MAX - 1)) && !named.has(&name(NAMED_MAX)));
+    }
+}

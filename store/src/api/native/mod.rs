@@ -94,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     stream: S,
     peer: SocketAddr,
@@ -114,8 +114,17 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
             let anonymous = session.principal.role == Role::Anonymous;
             let half_open = anonymous.then_some(half_open);
             let control = herald::start(&shared, changes, &session.principal, &named, stopped);
-            let end = Connection::new(&shared, &mut wire, session, named, control).run().await;
+            // Who brings nothing gives way to those who do.
+            let gives_way = session.producer.is_none();
+            let of_all = Arc::clone(&shared);
+            let served = async move {
+                let end = Connection::new(&of_all, &mut wire, session, named, control).run().await;
+                (wire, end)
+            };
+            let ended = if gives_way { shared.readers.run(served).await } else { Some(served.await) };
             drop(half_open);
+            let Some((back, end)) = ended else { return };
+            wire = back;
             end
         }
     };

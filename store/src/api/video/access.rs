@@ -101,7 +101,8 @@ impl Access {
         let at = |path: &str| format!("{}/{}/{path}?token={token}", super::PREFIX, call.stream);
         Ok(as_json(&json!({
             "token": token, "expires_ms": expires_s * 1000,
-            "live": at("live.m3u8"), "vod": at("vod.m3u8"), "file": at("range.mp4"), "player": at("player"),
+            "live": at("live.m3u8"), "vod": at("vod.m3u8"), "dash": at("manifest.mpd"), "file": at("range.mp4"),
+            "player": at("player"),
         })))
     }
 }

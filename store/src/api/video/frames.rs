@@ -13,6 +13,7 @@ use video::fragment::{Clock, Follows, Frame};
 use video::{VideoError, mux};
 
 use super::{Body, Call, Failure, Result, as_json, bad, coming, failure, not_found, picture, set, whole};
+use crate::service::segments::PARTS_MAX;
 use crate::service::video::{At, Stored, Whole};
 
 const COUNT_DEFAULT: u64 = 100;
@@ -25,8 +26,10 @@ const STEP: usize = 256;
 /// Frames that wait for a client that does not read.
 const PARTS_WAITING_MAX: usize = 16;
 const BOUNDARY: &str = "kinesin-frame";
-/// A group of pictures that goes over more fragments is not put together.
-const GOP_FRAGMENTS_MAX: usize = 32;
+/// A group of pictures that goes over more fragments is not put together ...
+const GOP_FRAGMENTS_MAX: usize = PARTS_MAX;
+/// ... nor one that has more bytes.
+const GOP_BYTES_MAX: usize = 256 << 20;
 
 impl From<VideoError> for Failure {
     fn from(error: VideoError) -> Failure {
@@ -49,6 +52,7 @@ fn follows(follows: Follows) -> Value {
     match follows {
         Follows::Run => json!("run"),
         Follows::Previous => json!("previous"),
+        Follows::Within => json!("within"),
         Follows::Gap(ms) => json!({ "gap_ms": ms }),
     }
 }
@@ -197,19 +201,20 @@ impl Call {
 
     /// All fragments from one place to another, at most [`FRAGMENTS_MAX`].
     pub(super) async fn fragments_between(&self) -> Result<Vec<Stored>> {
-        let mut next = self.place("from", At::Oldest).await?;
-        let count =
-            self.query.number("count", 1, FRAGMENTS_MAX as u64)?.unwrap_or(FRAGMENTS_MAX as u64) as usize;
-        let picked = Picked { from: next, to: self.query.at("to")?, kind: None, keys_only: false };
-        let mut all: Vec<Stored> = Vec::new();
+        let from = self.place("from", At::Oldest).await?;
+        let count = self.query.number("count", 1, FRAGMENTS_MAX as u64)?.unwrap_or(FRAGMENTS_MAX as u64);
+        self.stored_between(from, count as usize).await
+    }
+
+    /// At most so many fragments from a frame on, to where the request says.
+    pub(super) async fn stored_between(&self, from: SequenceNumber, count: usize) -> Result<Vec<Stored>> {
+        let picked = Picked { from, to: self.query.at("to")?, kind: None, keys_only: false };
+        let (mut next, mut all) = (from, Vec::<Stored>::new());
         while all.len() < count {
             let (some, after) = self.some_fragments(next, STEP.min(count - all.len())).await?;
-            if some.is_empty() {
-                break;
-            }
-            let length = some.len();
+            let before = all.len() + some.len();
             all.extend(some.into_iter().take_while(|stored| !picked.is_past(stored)));
-            if all.len() % STEP != length % STEP && all.last().is_none_or(|last| last.end() < after) {
+            if after == next || all.len() < before {
                 break;
             }
             next = after;
@@ -263,8 +268,8 @@ impl Call {
                 before.fragment.producer_time.0 + duration_ms(before, &tracks(&before.fragment.config)?);
             let missing = after.fragment.producer_time.0 as i64 - end as i64;
             let why = match after.fragment.follows {
-                Follows::Previous if missing.abs() <= video::limit::GAP_MS => continue,
-                Follows::Previous => "fragments between are not kept",
+                Follows::Previous | Follows::Within if missing.abs() <= video::limit::GAP_MS => continue,
+                Follows::Previous | Follows::Within => "fragments between are not kept",
                 Follows::Run => "the producer began again",
                 Follows::Gap(_) => "the producer's times jump",
             };
@@ -330,12 +335,15 @@ impl Call {
         let has_key = |frames: &[Frame]| frames.iter().any(|frame| frame.track == track && frame.key);
         let mut begun = has_key(&fragment.frames[..(place + 1).min(fragment.frames.len())]);
         // A fragment that was cut where there was no key frame goes on from the one before it.
+        let mut bytes = fragment.data_bytes();
         while !begun {
-            let before = parts[0].stored.number.0.checked_sub(1).filter(|_| parts.len() < GOP_FRAGMENTS_MAX);
+            let few = parts.len() < GOP_FRAGMENTS_MAX && bytes <= GOP_BYTES_MAX as u64;
+            let before = parts[0].stored.number.0.checked_sub(1).filter(|_| few);
             let before =
                 before.ok_or_else(|| not_found(format!("no key frame is kept before frame {number}")))?;
             let part = self.whole(SequenceNumber(before)).await?;
             begun = has_key(&part.stored.fragment.frames);
+            bytes += part.stored.fragment.data_bytes();
             parts.insert(0, part);
         }
         let (mut frames, mut data): (Vec<Frame>, Vec<&[u8]>) = (Vec::new(), Vec::new());

@@ -26,6 +26,8 @@ use crate::service::video::Kept;
 
 /// A producer that says nothing for so long is gone (Kinesis Video Streams: 30 s).
 const SILENCE: Duration = Duration::from_secs(30);
+/// Milliseconds of a part: shorter ones cost an `fdatasync` each, longer ones are fragments.
+const PART_MS: (u64, u64) = (100, 2000);
 /// Lines that wait for a producer that does not read them: more are left out, the last one is not.
 const LINES_MAX: usize = 256;
 /// For the last line.
@@ -35,18 +37,31 @@ const WAIT: Duration = Duration::from_millis(50);
 
 /// Who sends to which stream: one producer each, the newest.
 #[derive(Debug, Default)]
-pub(crate) struct Producers(Mutex<BTreeMap<StreamKey, watch::Sender<bool>>>);
+pub(crate) struct Producers(Mutex<BTreeMap<StreamKey, Producer>>);
+
+#[derive(Debug)]
+struct Producer {
+    turn: watch::Sender<bool>,
+    part_ms: Option<u64>,
+}
 
 impl Producers {
-    /// The one that was sending until now hears that it is over.
-    pub(in crate::api) fn begin(&self, stream: StreamKey) -> watch::Receiver<bool> {
+    /// The one that was sending until now hears that it is over. `part_ms` is how long its parts are, if it makes parts.
+    pub(in crate::api) fn begin(&self, stream: StreamKey, part_ms: Option<u64>) -> watch::Receiver<bool> {
         let mut producers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        producers.retain(|_, turn| turn.receiver_count() > 0);
+        producers.retain(|_, producer| producer.turn.receiver_count() > 0);
         let (turn, mine) = watch::channel(false);
-        if let Some(before) = producers.insert(stream, turn) {
-            let _ = before.send(true);
+        if let Some(before) = producers.insert(stream, Producer { turn, part_ms }) {
+            let _ = before.turn.send(true);
         }
         mine
+    }
+
+    /// How long parts are, where somebody is sending some now: then what is newest may go on.
+    pub(in crate::api) fn part_ms(&self, stream: &StreamKey) -> Option<u64> {
+        let producers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let producer = producers.get(stream).filter(|producer| producer.turn.receiver_count() > 0);
+        producer.and_then(|producer| producer.part_ms)
     }
 }
 
@@ -146,9 +161,10 @@ pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     // Without randomness two runs look like one, and nothing else is wrong.
     let _ = getrandom::fill(&mut random);
     let (rate, live) = call.query.rate()?;
-    let cutter = Cutter::new(u64::from_le_bytes(random), said.unwrap_or(now), clock);
+    let part_ms = call.query.number("part_ms", PART_MS.0, PART_MS.1)?;
+    let cutter = Cutter::new(u64::from_le_bytes(random), said.unwrap_or(now), clock).in_parts(part_ms);
     let demuxer = Demuxer::with_rate(cutter, rate);
-    let turn = call.shared.producers.begin(call.stream.key());
+    let turn = call.shared.producers.begin(call.stream.key(), part_ms);
     let room = Room::new(&call.shared);
     if body.size_hint().exact().is_some() {
         let mut run = Run { call, live, sum: Sum::default(), lines: None, room };
@@ -229,8 +245,7 @@ impl Run {
                     "fragment": number.0, "frames": cut.fragment.frames.len(), "bytes": cut.data.len(),
                     "producer_time_ms": cut.fragment.producer_time.0, "again": again,
                 });
-                // Whoever wants every line reads as they come.
-                let _ = lines.try_send(Bytes::from(line.to_string() + "\n"));
+                tell(lines, &line);
             }
         }
         Ok(())
@@ -246,5 +261,27 @@ impl Run {
             members.insert("error_code".to_owned(), code.into());
         }
         (line.to_string() + "\n").into_bytes()
+    }
+}
+
+/// Whoever wants every line reads as they come.
+fn tell(lines: &mpsc::Sender<Bytes>, line: &Value) {
+    let _ = lines.try_send(Bytes::from(line.to_string() + "\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `LINES_MAX`.
+    #[test]
+    fn as_many_lines_wait_as_may_and_others_are_left_out() {
+        let (lines, parts) = mpsc::channel(LINES_MAX);
+        for n in 0..LINES_MAX {
+            assert_eq!(parts.len(), n);
+            tell(&lines, &json!(n));
+        }
+        tell(&lines, &json!("one more"));
+        assert_eq!(parts.len(), LINES_MAX);
     }
 }

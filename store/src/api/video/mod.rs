@@ -20,9 +20,12 @@ use crate::api::upload::Upload;
 use crate::principal::Principal;
 
 mod access;
+mod dash;
 mod frames;
 pub(in crate::api) mod ingest;
+mod listing;
 mod picture;
+mod player;
 mod playlist;
 mod query;
 mod segments;
@@ -246,14 +249,18 @@ impl Call {
             ["range.mp4"] => self.range().await,
             ["live.m3u8"] => self.live_playlist().await,
             ["vod.m3u8"] => self.vod_playlist().await,
+            ["manifest.mpd"] => self.manifest().await,
             ["player"] => Ok(self.player()),
             ["init", file] => self.init(parse_number(file.strip_suffix(".mp4").unwrap_or(file))?).await,
             ["fragments", file] => {
                 self.segment(parse_number(file.strip_suffix(".m4s").unwrap_or(file))?).await
             }
+            ["parts", file] => self.part(parse_number(file.strip_suffix(".m4s").unwrap_or(file))?).await,
+            ["segments", file] => self.segment_between(file.strip_suffix(".m4s").unwrap_or(file)).await,
+            ["sequence", file] => self.segment_at(file.strip_suffix(".m4s").unwrap_or(file)).await,
             _ => Err(not_found(format!(
-                "no such path; there are frames, frames/N, fragments, fragments/N.m4s, init/N.mp4, gaps, range.mp4, \
-                 live.m3u8, vod.m3u8 and player under {PREFIX}/{}",
+                "no such path; there are frames, frames/N, fragments, fragments/N.m4s, segments/N-M.m4s, sequence/N.m4s, \
+                 parts/N.m4s, init/N.mp4, gaps, range.mp4, live.m3u8, vod.m3u8, manifest.mpd and player under {PREFIX}/{}",
                 self.stream
             ))),
         }

@@ -71,3 +71,19 @@ async fn decode(file: Vec<u8>, place: usize, codec: &str, width: Option<u64>) ->
     }
     Ok(output.stdout)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `WIDTH_MAX`.
+    #[tokio::test]
+    async fn a_picture_is_as_wide_as_it_may_be_and_no_wider() {
+        let refused = async |width: u64| {
+            let query = Query::parse(&format!("image=jpeg&width={width}")).unwrap();
+            // There is nothing to decode, whatever is asked for.
+            make(&query, Vec::new(), 0).await.err().is_some_and(|error| error.message.contains("width"))
+        };
+        assert!(!refused(WIDTH_MAX).await && refused(WIDTH_MAX + 1).await);
+    }
+}

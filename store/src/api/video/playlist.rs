@@ -1,99 +1,296 @@
-//! Playlists of HTTP Live Streaming (RFC 8216, version 7: fragmented MP4), live and of what was, and a page that plays.
+//! Playlists of HTTP Live Streaming (RFC 8216, version 7: fragmented MP4), of what was and live, there with the parts and
+//! the waiting of its second edition (low latency) where the producer sends in parts. Never: which segments, containers.
 
 use std::fmt::Write as _;
 
 use hyper::{Response, StatusCode, header};
-use protocol::sequence::SequenceNumber;
-use video::codec::tracks;
-use video::fragment::Follows;
+use tokio::time::timeout;
+use video::codec::Track;
 
-use super::frames::{FRAGMENTS_MAX, duration_ms};
-use super::{Body, Call, Result, not_found, set, whole};
-use crate::service::video::{At, Stored};
+use super::listing::{Listed, Live, lasts_ms, with_tracks};
+use super::segments::PART_WAIT;
+use super::{Body, Call, Result, bad, set, whole};
+use crate::service::segments::Segment;
+use crate::service::video::Stored;
 
-const WINDOW_DEFAULT: u64 = 6;
 const KIND: &str = "application/vnd.apple.mpegurl";
+/// Parts are listed of so many of the newest segments: players begin there.
+const SEGMENTS_WITH_PARTS: usize = 3;
+/// One may ask for what comes so much later, and no further.
+const AHEAD_MAX: u64 = 2;
 
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX)).unwrap_or_default();
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-impl Call {
-    /// The newest fragments.
-    pub(super) async fn live_playlist(&self) -> Result<Response<Body>> {
-        let window = self.query.number("window", 2, FRAGMENTS_MAX as u64)?.unwrap_or(WINDOW_DEFAULT) as usize;
-        let mut all: Vec<Stored> = Vec::new();
-        let mut end = self.place("to", At::Newest).await?;
-        while all.len() < window {
-            let Some(last) = end.0.checked_sub(1) else { break };
-            let (some, _) = self.some_fragments(SequenceNumber(last), 1).await?;
-            let Some(stored) = some.into_iter().next().filter(|stored| stored.number.0 <= last) else {
-                break;
-            };
-            end = stored.number;
-            all.insert(0, stored);
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03}", ms / 1000, ms % 1000)
+}
+
+/// What a player waits for: a segment, or one of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Awaited {
+    sequence: u64,
+    part: Option<u64>,
+}
+
+impl Awaited {
+    /// Nobody waits for what is further away than the next few (RFC 8216bis, 6.2.5.2).
+    fn is_too_far(self, newest: u64) -> bool {
+        self.sequence > newest.saturating_add(AHEAD_MAX)
+    }
+
+    fn is_there(&self, live: &Live) -> bool {
+        let whole = live.segments.last().is_some_and(|last| last.sequence() >= self.sequence);
+        let open = live.open.as_ref().is_some_and(|open| {
+            let parts = open.parts().len() as u64;
+            open.sequence() > self.sequence
+                || open.sequence() == self.sequence && self.part.is_some_and(|part| part < parts)
+        });
+        whole || open
+    }
+}
+
+/// A playlist that is being written.
+struct Text<'a> {
+    text: String,
+    token: &'a str,
+    before: Option<&'a Segment>,
+}
+
+impl<'a> Text<'a> {
+    fn begin(&mut self, segment: &'a Segment) {
+        if self.before.is_some_and(|before| !segment.goes_on_from(before)) {
+            self.text += "#EXT-X-DISCONTINUITY\n";
         }
-        self.playlist(&all, false)
+        if self.before.is_none_or(|before| before.config() != segment.config()) {
+            let _ = writeln!(self.text, "#EXT-X-MAP:URI=\"init/{}.mp4{}\"", segment.number(), self.token);
+        }
+        let at = time(segment.first().fragment.producer_time.0);
+        let _ = writeln!(self.text, "#EXT-X-PROGRAM-DATE-TIME:{at}");
+        self.before = Some(segment);
+    }
+
+    fn segment(&mut self, segment: &Segment, ms: u64) {
+        let (from, to, token) = (segment.number(), segment.end(), self.token);
+        let _ = writeln!(self.text, "#EXTINF:{},\nsegments/{from}-{to}.m4s{token}", seconds(ms));
+    }
+
+    fn parts(&mut self, segment: &Segment, tracks: &[Track]) {
+        for part in segment.parts() {
+            let (length, number, token) = (seconds(part_ms(part, tracks)), part.number, self.token);
+            let key = if part.fragment.starts_with_key() { ",INDEPENDENT=YES" } else { "" };
+            let _ =
+                writeln!(self.text, "#EXT-X-PART:DURATION={length},URI=\"parts/{number}.m4s{token}\"{key}");
+        }
+    }
+}
+
+/// How long a part lasts: rounded up, as what is promised of parts is their most.
+fn part_ms(part: &Stored, tracks: &[Track]) -> u64 {
+    let timescale = tracks.first().map_or(1000, |track| track.timescale);
+    (u128::from(part.fragment.duration(0)) * 1000).div_ceil(u128::from(timescale)) as u64
+}
+
+/// The whole text; `live` where it has no end.
+fn write(segments: &[Segment], live: Option<&Live>, token: &str) -> Result<String> {
+    let open = live.and_then(|live| live.open.as_ref());
+    let all = with_tracks(segments.iter().chain(open))?;
+    Ok(written(&all, segments.len(), live, token))
+}
+
+/// The text of so many whole segments, and of what is open.
+fn written(all: &[Listed<'_>], whole: usize, live: Option<&Live>, token: &str) -> String {
+    let (whole, open) = all.split_at(whole);
+    let longest = all.iter().map(|(segment, tracks)| lasts_ms(segment, tracks)).max().unwrap_or(1000);
+    let target = longest.div_ceil(1000).max(1);
+    let first = all.first().map_or(0, |(first, _)| first.sequence());
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target}\n");
+    let _ = writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}");
+    if all.iter().all(|(segment, _)| segment.first().fragment.starts_with_key()) {
+        text += "#EXT-X-INDEPENDENT-SEGMENTS\n";
+    }
+    let with_parts = whole.len().saturating_sub(SEGMENTS_WITH_PARTS);
+    let wanted = live.and_then(|live| live.part_ms);
+    if let Some(wanted) = wanted {
+        let parts = all[with_parts..]
+            .iter()
+            .flat_map(|(segment, tracks)| segment.parts().iter().map(|part| part_ms(part, tracks)));
+        let most = parts.max().unwrap_or(0).max(wanted);
+        let (hold, part_hold) = (seconds(target * 3000), seconds(most * 3));
+        let _ = writeln!(
+            text,
+            "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK={hold},PART-HOLD-BACK={part_hold}\n\
+             #EXT-X-PART-INF:PART-TARGET={}",
+            seconds(most)
+        );
+    }
+    if live.is_none() {
+        text += "#EXT-X-PLAYLIST-TYPE:VOD\n";
+    }
+    let mut out = Text { text, token, before: None };
+    for (place, (segment, tracks)) in whole.iter().enumerate() {
+        out.begin(segment);
+        if wanted.is_some() && place >= with_parts {
+            out.parts(segment, tracks);
+        }
+        out.segment(segment, lasts_ms(segment, tracks));
+    }
+    if let Some((segment, tracks)) = open.first() {
+        out.begin(segment);
+        out.parts(segment, tracks);
+    }
+    let mut text = out.text;
+    if let (Some(_), Some((last, _))) = (wanted, all.last()) {
+        let _ = writeln!(text, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"parts/{}.m4s{token}\"", last.end());
+    }
+    if live.is_none() {
+        text += "#EXT-X-ENDLIST\n";
+    }
+    text
+}
+
+impl Call {
+    /// The newest segments, once what was asked for is there.
+    pub(super) async fn live_playlist(&self) -> Result<Response<Body>> {
+        let live = match self.awaited()? {
+            None => self.live().await?,
+            Some(awaited) => self.live_with(awaited).await?,
+        };
+        playlist(&write(&live.segments, Some(&live), &self.token())?)
     }
 
     /// From one place to another, and an end.
     pub(super) async fn vod_playlist(&self) -> Result<Response<Body>> {
-        let all = self.fragments_between().await?;
-        self.playlist(&all, true)
+        playlist(&write(&self.segments_between().await?, None, &self.token())?)
     }
 
-    fn playlist(&self, all: &[Stored], ends: bool) -> Result<Response<Body>> {
-        let Some(first) = all.first() else {
-            return Err(not_found(format!("stream {} has no video there", self.stream)));
+    fn awaited(&self) -> Result<Option<Awaited>> {
+        let (sequence, part) =
+            (self.query.number("_HLS_msn", 0, u64::MAX)?, self.query.number("_HLS_part", 0, u64::MAX)?);
+        match (sequence, part) {
+            (Some(sequence), part) => Ok(Some(Awaited { sequence, part })),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(bad("_HLS_part without _HLS_msn: of which segment?")),
+        }
+    }
+
+    /// Waits for it; where it does not come, what there is is listed.
+    async fn live_with(&self, awaited: Awaited) -> Result<Live> {
+        let mut changes = self.shared.service.video_changes(&self.principal, &self.stream)?;
+        let coming = async {
+            loop {
+                changes.mark_unchanged();
+                let live = self.live().await?;
+                let newest = live.all().next_back().map_or(0, Segment::sequence);
+                if awaited.is_too_far(newest) {
+                    return Err(bad(format!("_HLS_msn={}: the newest is {newest}", awaited.sequence)));
+                }
+                if awaited.is_there(&live) || changes.changed().await.is_err() {
+                    return Ok(live);
+                }
+            }
         };
-        let token = self.query.get("token").map(|token| format!("?token={token}")).unwrap_or_default();
-        let mut durations = Vec::with_capacity(all.len());
-        for stored in all {
-            durations.push(duration_ms(stored, &tracks(&stored.fragment.config)?));
+        match timeout(PART_WAIT, Box::pin(coming)).await {
+            Ok(live) => live,
+            Err(_) => self.live().await,
         }
-        let longest = durations.iter().copied().max().unwrap_or(1000);
-        let mut text = format!(
-            "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{}\n#EXT-X-MEDIA-SEQUENCE:{}\n",
-            longest.div_ceil(1000).max(1),
-            first.ordinal
-        );
-        if all.iter().all(|stored| stored.fragment.starts_with_key()) {
-            text += "#EXT-X-INDEPENDENT-SEGMENTS\n";
-        }
-        if ends {
-            text += "#EXT-X-PLAYLIST-TYPE:VOD\n";
-        }
-        let mut config = None;
-        for (place, (stored, ms)) in all.iter().zip(durations).enumerate() {
-            let fragment = &stored.fragment;
-            if place > 0 && (fragment.follows != Follows::Previous || config != Some(&fragment.config)) {
-                text += "#EXT-X-DISCONTINUITY\n";
-            }
-            if config != Some(&fragment.config) {
-                let _ = writeln!(text, "#EXT-X-MAP:URI=\"init/{}.mp4{token}\"", stored.number);
-                config = Some(&fragment.config);
-            }
-            let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{}", time(fragment.producer_time.0));
-            let _ = writeln!(text, "#EXTINF:{}.{:03},", ms / 1000, ms % 1000);
-            let _ = writeln!(text, "fragments/{}.m4s{token}", stored.number);
-        }
-        if ends {
-            text += "#EXT-X-ENDLIST\n";
-        }
-        let mut response = whole(StatusCode::OK, KIND, text.into_bytes());
-        set(&mut response, header::CACHE_CONTROL, "no-store");
-        Ok(response)
+    }
+}
+
+fn playlist(text: &str) -> Result<Response<Body>> {
+    let mut response = whole(StatusCode::OK, KIND, text.as_bytes().to_vec());
+    set(&mut response, header::CACHE_CONTROL, "no-store");
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protocol::sequence::SequenceNumber;
+    use protocol::time::UnixMs;
+    use video::fragment::{Clock, Config, Follows, Fragment, Frame};
+
+    use super::*;
+    use crate::service::segments::together;
+
+    /// A configuration whose one track has units of a millisecond.
+    fn config() -> Arc<Config> {
+        Arc::new(Config::new(vec![0, 0, 0, 8, b'm', b'o', b'o', b'v']))
     }
 
-    /// A page that plays what is live, and says so where the browser can't.
-    pub(super) fn player(&self) -> Response<Body> {
-        let token = self.query.get("token").map(|token| format!("?token={token}")).unwrap_or_default();
-        let page =
-            include_str!("player.html").replace("{stream}", self.stream.as_str()).replace("{token}", &token);
-        let mut response = whole(StatusCode::OK, "text/html; charset=utf-8", page.into_bytes());
-        let policy = "default-src 'none'; media-src 'self' blob:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
-        set(&mut response, header::CONTENT_SECURITY_POLICY, policy);
-        response
+    /// Half a second of one picture; the first of a group is a key frame.
+    fn part(ordinal: u64, within: u64, follows: Follows) -> Stored {
+        let key = follows != Follows::Within;
+        let frame = Frame { track: 0, key, dts: ordinal * 500, duration: 500, offset: 0, size: 1 };
+        let fragment = Fragment {
+            follows,
+            run: 1,
+            place: ordinal,
+            within,
+            clock: Clock::Producer,
+            producer_time: UnixMs(ordinal * 500),
+            config: config(),
+            frames: vec![frame],
+        };
+        Stored { number: SequenceNumber(ordinal), ordinal, arrival: UnixMs(0), fragment: Arc::new(fragment) }
+    }
+
+    fn live(part_ms: Option<u64>) -> Live {
+        let (mut stored, mut within) = (Vec::new(), 0);
+        for ordinal in 0..18 {
+            let follows = if ordinal % 4 == 0 { Follows::Previous } else { Follows::Within };
+            within += u64::from(follows == Follows::Within);
+            stored.push(part(ordinal, within, follows));
+        }
+        let mut segments = together(stored);
+        let open = part_ms.and_then(|_| segments.pop());
+        Live { segments, open, part_ms }
+    }
+
+    fn text(live: &Live) -> String {
+        let tracks: Arc<[Track]> = Arc::new([]);
+        let all: Vec<_> = live.all().map(|segment| (segment, tracks.clone())).collect();
+        written(&all, live.segments.len(), Some(live), "?token=t")
+    }
+
+    #[test]
+    fn parts_are_listed_of_the_newest_segments_and_the_next_one_has_a_name() {
+        let text = text(&live(Some(400)));
+        assert!(text.contains("#EXT-X-PART-INF:PART-TARGET=0.500\n"), "{text}");
+        assert!(text.contains("CAN-BLOCK-RELOAD=YES,HOLD-BACK=6.000,PART-HOLD-BACK=1.500\n"), "{text}");
+        // Three whole segments and the one that is being made: the first has its whole name only.
+        assert_eq!(text.matches("#EXT-X-PART:").count(), 14, "{text}");
+        assert!(text.contains("#EXT-X-PART:DURATION=0.500,URI=\"parts/4.m4s?token=t\",INDEPENDENT=YES\n"));
+        assert!(text.contains("#EXTINF:2.000,\nsegments/12-16.m4s?token=t\n"), "{text}");
+        assert!(!text.contains("segments/16"), "{text}");
+        let end = "#EXT-X-PART:DURATION=0.500,URI=\"parts/17.m4s?token=t\"\n\
+                   #EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"parts/18.m4s?token=t\"\n";
+        assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn where_nobody_sends_parts_what_is_there_is_whole() {
+        let text = text(&live(None));
+        assert!(!text.contains("PART") && !text.contains("HINT") && !text.contains("BLOCK"), "{text}");
+        assert!(text.ends_with("#EXTINF:1.000,\nsegments/16-18.m4s?token=t\n"), "{text}");
+        assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:0\n"), "{text}");
+    }
+
+    #[test]
+    fn one_who_waits_hears_when_the_segment_or_its_part_is_there() {
+        let live = live(Some(400));
+        let there = |sequence, part| Awaited { sequence, part }.is_there(&live);
+        assert!(there(3, None) && there(3, Some(99)) && there(4, Some(0)) && there(4, Some(1)));
+        assert!(!there(4, None) && !there(4, Some(2)) && !there(5, None) && !there(5, Some(0)));
+    }
+
+    /// Reaches `AHEAD_MAX`.
+    #[test]
+    fn nobody_waits_for_what_is_far_ahead() {
+        let is_too_far = |sequence| Awaited { sequence, part: None }.is_too_far(7);
+        assert!(!is_too_far(7 + AHEAD_MAX) && is_too_far(8 + AHEAD_MAX) && !is_too_far(0));
     }
 }

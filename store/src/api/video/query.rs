@@ -12,7 +12,7 @@ use crate::service::video::At;
 pub(super) struct Query(Vec<(String, String)>);
 
 /// All that any request knows: one that is misspelt is told.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 22] = [
     "from",
     "to",
     "count",
@@ -28,7 +28,13 @@ const KNOWN: [&str; 16] = [
     "producer_time",
     "fps",
     "window",
-    "wait",
+    "part_ms",
+    "replay",
+    "timeline",
+    "show",
+    "_HLS_msn",
+    "_HLS_part",
+    "_HLS_skip",
 ];
 
 fn decoded(text: &str) -> Option<String> {
@@ -113,6 +119,19 @@ impl Query {
         })
     }
 
+    /// What is replayed: whether by the store's clock, and how many milliseconds later.
+    pub(super) fn replay(&self) -> Result<Option<(bool, u64)>> {
+        let Some(text) = self.get("replay") else { return Ok(None) };
+        let replay = match text.split_once(':') {
+            Some(("server", ms)) => ms.parse().ok().map(|ms| (true, ms)),
+            Some(("producer", ms)) => ms.parse().ok().map(|ms| (false, ms)),
+            _ => None,
+        };
+        replay.map(Some).ok_or_else(|| {
+            bad(format!("replay={text}: server: or producer: and how many milliseconds later were expected"))
+        })
+    }
+
     /// A time in milliseconds since 1970, or as RFC 3339 writes it.
     pub(super) fn time(&self, name: &str) -> Result<Option<UnixMs>> {
         let Some(text) = self.get(name) else { return Ok(None) };
@@ -150,6 +169,8 @@ mod tests {
         assert!(Query::parse("from=%zz").is_err());
         let query = Query::parse("follow&count=5").unwrap();
         assert!(query.is_on("follow") && !query.is_on("meta"));
+        assert_eq!(Query::parse("replay=server:5").unwrap().replay().unwrap(), Some((true, 5)));
+        assert!(Query::parse("replay=5").unwrap().replay().is_err());
         assert!(query.number("count", 1, 4).is_err());
         assert_eq!(query.number("count", 1, 5).unwrap(), Some(5));
     }

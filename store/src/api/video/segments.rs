@@ -2,23 +2,27 @@
 //! they are made, so that ranges work. Never: playlists, what is in a fragment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap};
 use hyper::{Response, StatusCode};
 use protocol::sequence::SequenceNumber;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use video::codec::Track;
 use video::fragment::{Config, Frame};
 use video::mux;
 
-use super::{Body, Call, Result, coming, failure, not_found, set, whole};
-use crate::service::video::{Stored, Whole};
+use super::{Body, Call, Result, bad, coming, failure, not_found, set, whole};
+use crate::service::video::{At, Stored, Whole};
 
 const IMMUTABLE: &str = "private, max-age=31536000, immutable";
 /// Pieces that wait for a client that does not read.
 const PIECES_WAITING_MAX: usize = 4;
 const PIECE_BYTES: usize = 256 << 10;
+/// One who waits for what comes next waits so long, as a playlist of low latency promises it; then it asks again.
+pub(super) const PART_WAIT: Duration = Duration::from_secs(10);
 
 /// What a range of a whole is.
 enum Range {
@@ -93,6 +97,22 @@ fn segment_of(part: &Whole, tracks: &[Track], ids: &[u32], base_ms: u64) -> Resu
     Ok(mux::segment(part.stored.ordinal + 1, ids, &frames, &part.data())?)
 }
 
+/// What was stored in parts, as one segment: of all tracks, or of one.
+fn joined(parts: &[Whole], only: Option<u8>) -> Result<Vec<u8>> {
+    let Some(first) = parts.first() else { return Err(not_found("no fragment")) };
+    let ids = mux::track_ids(&first.stored.fragment.config)?;
+    let (mut frames, mut data): (Vec<Frame>, Vec<&[u8]>) = (Vec::new(), Vec::new());
+    for part in parts {
+        for (frame, bytes) in part.stored.fragment.frames.iter().zip(part.data()) {
+            if only.is_none_or(|only| only == frame.track) {
+                frames.push(*frame);
+                data.push(bytes);
+            }
+        }
+    }
+    Ok(mux::segment(first.stored.ordinal + 1, &ids, &frames, &data)?)
+}
+
 /// One file of many fragments.
 struct Plan {
     config: Arc<Config>,
@@ -120,6 +140,21 @@ impl Plan {
 }
 
 impl Call {
+    /// The track that is meant, by its place in the configuration or by what it carries; none is all of them.
+    fn one_track(&self, config: &Config) -> Result<Option<u8>> {
+        let Some(text) = self.query.get("track") else { return Ok(None) };
+        let all = video::codec::tracks(config)?;
+        let mut places = all.iter().enumerate();
+        let found = places.find(|(place, track)| track.kind.text() == text || place.to_string() == text);
+        let found = found.map(|(place, _)| Some(place as u8));
+        found.or((text == "all").then_some(None)).ok_or_else(|| {
+            bad(format!(
+                "track={text}: video, audio, all, or its place from 0 to {} was expected",
+                all.len() - 1
+            ))
+        })
+    }
+
     /// The configuration of the fragment with a frame.
     pub(super) async fn init(&self, number: SequenceNumber) -> Result<Response<Body>> {
         let (some, _) = self.some_fragments(number, 1).await?;
@@ -127,19 +162,93 @@ impl Call {
         else {
             return Err(not_found(format!("stream {} has no frame {number} of video", self.stream)));
         };
-        let etag = format!("\"{}\"", stored.fragment.config.id());
-        Ok(self.slice(&etag, "video/mp4", mux::init(&stored.fragment.config)))
+        let config = &stored.fragment.config;
+        Ok(match self.one_track(config)? {
+            None => self.slice(&format!("\"{}\"", config.id()), "video/mp4", mux::init(config)),
+            Some(track) => {
+                let bytes = mux::init_of_track(config, track)?;
+                self.slice(&format!("\"{}-{track}\"", config.id()), "video/mp4", bytes)
+            }
+        })
     }
 
-    /// A fragment as a media segment.
+    /// A fragment, or a part of one, as a media segment.
     pub(super) async fn segment(&self, number: SequenceNumber) -> Result<Response<Body>> {
         let part = self.whole(number).await?;
-        let fragment = &part.stored.fragment;
-        let tracks = video::codec::tracks(&fragment.config)?;
-        let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
-        let bytes = segment_of(&part, &tracks, &ids, 0)?;
-        let etag = format!("\"{}-{}\"", part.stored.number, part.stored.arrival.0);
-        Ok(self.slice(&etag, "video/iso.segment", bytes))
+        self.container(&[part])
+    }
+
+    /// All that was stored from one frame to another as one media segment.
+    pub(super) async fn segment_between(&self, text: &str) -> Result<Response<Body>> {
+        let bounds = text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        let Some((from, to)) = bounds else {
+            return Err(bad(format!(
+                "{text:?}: the numbers of a frame and of the one after the last, such as 0-60"
+            )));
+        };
+        let (service, from, to) = (&self.shared.service, SequenceNumber(from), SequenceNumber(to));
+        let parts = service.wholes(&self.principal, &self.stream, from, to).await?;
+        let parts = parts.ok_or_else(|| {
+            let stream = &self.stream;
+            not_found(format!(
+                "stream {stream} has no segment from frame {from} to {to}: a playlist names those that it has"
+            ))
+        })?;
+        self.container(&parts)
+    }
+
+    /// A segment by its place among all of the stream.
+    pub(super) async fn segment_at(&self, sequence: &str) -> Result<Response<Body>> {
+        let sequence: u64 =
+            sequence.parse().map_err(|_| bad(format!("{sequence:?} is no number of a segment")))?;
+        let service = &self.shared.service;
+        let missing = || not_found(format!("stream {} has no segment {sequence}", self.stream));
+        let segment = service.segment_at(&self.principal, &self.stream, sequence).await?;
+        let segment = segment.ok_or_else(missing)?;
+        let parts = service.wholes(&self.principal, &self.stream, segment.number(), segment.end()).await?;
+        let mut response = self.container(&parts.ok_or_else(missing)?)?;
+        let newest = service.video_place(&self.principal, &self.stream, At::Newest).await?;
+        if segment.end() >= newest && self.shared.producers.part_ms(&self.stream.key()).is_some() {
+            // It may go on.
+            set(&mut response, header::CACHE_CONTROL, "no-store");
+        }
+        Ok(response)
+    }
+
+    /// What goes on after a frame, once it is there.
+    pub(super) async fn part(&self, number: SequenceNumber) -> Result<Response<Body>> {
+        let mut changes = self.shared.service.video_changes(&self.principal, &self.stream)?;
+        let next = async {
+            loop {
+                changes.mark_unchanged();
+                let newest = At::Newest;
+                let tail = self.shared.service.video_place(&self.principal, &self.stream, newest).await?;
+                // Further on nobody can know what comes.
+                if number != tail || changes.changed().await.is_err() {
+                    return self.segment(number).await;
+                }
+            }
+        };
+        let late = || failure(StatusCode::SERVICE_UNAVAILABLE, "nothing came; ask again");
+        timeout(PART_WAIT, Box::pin(next)).await.map_err(|_| late())?
+    }
+
+    fn container(&self, parts: &[Whole]) -> Result<Response<Body>> {
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+            return Err(not_found("no fragment"));
+        };
+        let config = &first.stored.fragment.config;
+        let only = self.one_track(config)?;
+        let bytes = joined(parts, only)?;
+        let track = only.map(|track| format!("-{track}")).unwrap_or_default();
+        let (from, to, arrival) = (first.stored.number, last.stored.end(), first.stored.arrival.0);
+        let mut response =
+            self.slice(&format!("\"{from}-{to}-{arrival}{track}\""), "video/iso.segment", bytes);
+        // What plays it goes on with the next one, and initializes where this is another one.
+        for (name, value) in [("x-kinesin-next", to.to_string()), ("x-kinesin-config", config.id())] {
+            set(&mut response, header::HeaderName::from_static(name), &value);
+        }
+        Ok(response)
     }
 
     fn slice(&self, etag: &str, kind: &str, bytes: Vec<u8>) -> Response<Body> {

@@ -207,3 +207,37 @@ fn one(plan: &Plan, producer: Producer, now: UnixMs, variant: u64) -> (Header, V
     let header = builder.seal(header, &mut Compressor::new(plan.codec), &mut frame);
     (header, frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reaches `VARIANTS_BYTES_MAX`.
+    #[test]
+    fn batches_of_a_writer_differ_as_long_as_they_are_small() {
+        let count = |bytes: u64| {
+            let plan = Plan {
+                stream: StreamName::new("a").unwrap(),
+                index: 0,
+                batch_records: 1,
+                record_bytes: bytes as usize,
+                in_flight: 1,
+                codec: Codec::None,
+            };
+            variants(&plan, Producer { id: 1, epoch: 1 }, UnixMs(1)).len() as u64
+        };
+        assert_eq!(count(1), VARIANTS);
+        assert_eq!(count(VARIANTS_BYTES_MAX / 2), 2);
+        assert_eq!((count(VARIANTS_BYTES_MAX / 2 + 1), count(VARIANTS_BYTES_MAX + 1)), (1, 1));
+    }
+
+    /// Reaches `LATENCY_MAX_US`.
+    #[test]
+    fn a_latency_of_more_than_a_minute_counts_as_one() {
+        let mut tally = Tally::new();
+        assert!(tally.latency.record(LATENCY_MAX_US).is_ok());
+        tally.latency.saturating_record(LATENCY_MAX_US * 1000);
+        assert_eq!(tally.latency.len(), 2);
+        assert!(tally.latency.max() < LATENCY_MAX_US * 2);
+    }
+}

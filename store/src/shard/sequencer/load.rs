@@ -73,6 +73,7 @@ impl Load {
 mod tests {
     use super::*;
 
+    /// Reaches `SAMPLE_MAX`.
     #[test]
     fn a_sample_is_bounded_and_even_by_weight() {
         let mut sample = Sample::default();
@@ -88,5 +89,15 @@ mod tests {
         // Even a single one that is as large as may be costs no more.
         sample.add(HashKey(9), 10 << 20);
         assert!(sample.keys().len() < SAMPLE_MAX);
+    }
+
+    /// Reaches `SAMPLE_MAX`.
+    #[test]
+    fn a_full_sample_keeps_every_second_key() {
+        let mut sample = Sample::default();
+        (1..SAMPLE_MAX).for_each(|n| sample.add(HashKey(n as u128), RECORD_WEIGHT));
+        assert_eq!(sample.keys().len(), SAMPLE_MAX - 1);
+        sample.add(HashKey(0), RECORD_WEIGHT);
+        assert_eq!(sample.keys().len(), SAMPLE_MAX / 2);
     }
 }

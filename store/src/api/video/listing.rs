@@ -1,0 +1,113 @@
+//! Which segments a playlist or a manifest lists: those of a time that is over, or the newest, and what may still go on.
+//! Never: how they are written.
+
+use std::sync::Arc;
+
+use protocol::sequence::SequenceNumber;
+use protocol::time::UnixMs;
+use video::codec::{Track, tracks};
+
+use super::frames::FRAGMENTS_MAX;
+use super::{Call, Result, not_found};
+use crate::service::segments::{Segment, together};
+use crate::service::video::At;
+
+/// Segments of a list that is live, where nothing is said.
+const WINDOW_DEFAULT: u64 = 6;
+/// A list is made of so many fragments and parts at most.
+const STORED_MAX: usize = 8 * FRAGMENTS_MAX;
+
+/// What a list that is live has.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    /// Whole segments, counted without gaps, the newest last.
+    pub(super) segments: Vec<Segment>,
+    /// The one that may go on.
+    pub(super) open: Option<Segment>,
+    /// How long parts are, where somebody sends parts now.
+    pub(super) part_ms: Option<u64>,
+}
+
+impl Live {
+    /// All of them.
+    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.segments.iter().chain(&self.open)
+    }
+}
+
+/// How long a segment lasts, in milliseconds, by its first track.
+pub(super) fn lasts_ms(segment: &Segment, tracks: &[Track]) -> u64 {
+    let timescale = tracks.first().map_or(1000, |track| track.timescale);
+    (u128::from(segment.duration(0)) * 1000 / u128::from(timescale)) as u64
+}
+
+impl Call {
+    fn nothing(&self) -> super::Failure {
+        not_found(format!("stream {} has no video there", self.stream))
+    }
+
+    /// The query that goes with every address that is listed.
+    pub(super) fn token(&self) -> String {
+        self.query.get("token").map(|token| format!("?token={token}")).unwrap_or_default()
+    }
+
+    /// The newest segments, or all from one place on (the newest of those).
+    pub(super) async fn live(&self) -> Result<Live> {
+        let service = &self.shared.service;
+        let most = FRAGMENTS_MAX as u64;
+        let since = match self.query.at("from")? {
+            Some(at) => {
+                let place = service.video_place(&self.principal, &self.stream, at).await?;
+                Some(service.segment_start(&self.principal, &self.stream, place).await?)
+            }
+            None => None,
+        };
+        let otherwise = if since.is_some() { most } else { WINDOW_DEFAULT };
+        let window = self.query.number("window", 2, most)?.unwrap_or(otherwise) as usize;
+        let mut part_ms = self.shared.producers.part_ms(&self.stream.key());
+        let mut end = self.place("to", At::Newest).await?;
+        if let Some((by_server, late_ms)) = self.query.replay()? {
+            let then = UnixMs(self.shared.clock.wall().0.saturating_sub(late_ms));
+            let then = if by_server { At::ServerTime(then) } else { At::ProducerTime(then) };
+            end = end.min(service.video_place(&self.principal, &self.stream, then).await?);
+            part_ms = None;
+        }
+        let between = since.unwrap_or(SequenceNumber(0))..end;
+        let mut segments = service.segments_before(&self.principal, &self.stream, between, window).await?;
+        // Where they are not counted without gaps, a list can only begin after that.
+        let from = segments.windows(2).rposition(|two| !two[1].is_next_of(&two[0])).map_or(0, |at| at + 1);
+        segments.drain(..from);
+        if segments.is_empty() {
+            return Err(self.nothing());
+        }
+        let open = if part_ms.is_some() { segments.pop() } else { None };
+        Ok(Live { segments, open, part_ms })
+    }
+
+    /// The segments from one place to another.
+    pub(super) async fn segments_between(&self) -> Result<Vec<Segment>> {
+        let place = self.place("from", At::Oldest).await?;
+        let start = self.shared.service.segment_start(&self.principal, &self.stream, place).await?;
+        let count = self.query.number("count", 1, FRAGMENTS_MAX as u64)?.unwrap_or(FRAGMENTS_MAX as u64);
+        let mut segments = together(self.stored_between(start, STORED_MAX).await?);
+        segments.truncate(count as usize);
+        if segments.is_empty() { Err(self.nothing()) } else { Ok(segments) }
+    }
+}
+
+/// A segment and its tracks.
+pub(super) type Listed<'a> = (&'a Segment, Arc<[Track]>);
+
+/// The tracks of each segment: read once for all that have the same configuration.
+pub(super) fn with_tracks<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> Result<Vec<Listed<'a>>> {
+    let mut all: Vec<Listed<'a>> = Vec::new();
+    for segment in segments {
+        let known = all.last().filter(|(last, _)| last.config() == segment.config());
+        let tracks = match known {
+            Some((_, tracks)) => tracks.clone(),
+            None => tracks(segment.config())?.into(),
+        };
+        all.push((segment, tracks));
+    }
+    Ok(all)
+}
