@@ -60,15 +60,6 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("video_raw", video_raw),
 ];
 
-/// Feeds a decoder.
-///
-/// # Panics
-/// When there is none of this name; and when the decoder has a defect, which is what it is fed for.
-pub fn run(target: &str, bytes: &[u8]) {
-    let (_, decode) = TARGETS.iter().find(|(name, _)| *name == target).expect("a decoder of this name");
-    decode(bytes);
-}
-
 /// Frames, one after the other, and the batch in each.
 pub fn frame(bytes: &[u8]) {
     let mut rest = bytes;

@@ -1,5 +1,6 @@
 //! Cuts the frames of a producer into fragments: at key frames, where nothing better comes when a fragment is full, and
-//! where times jump. Says of each fragment whether it goes on where the one before it ended. Pure.
+//! where times jump; and fragments into parts, where somebody wants to see them sooner. Says of each whether it goes on where
+//! the one before it ended. Pure.
 
 use std::sync::Arc;
 

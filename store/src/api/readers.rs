@@ -8,8 +8,10 @@ use std::io;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-/// The nice value (nice(7)) of these threads: beside one of 0 they get about a tenth of a core.
-const NICE: i32 = 10;
+/// How much nicer (sched(7)) these threads are than the others: they get about a tenth of a core that others want.
+const NICER: i32 = 10;
+/// The nicest there is.
+const NICEST: i32 = 19;
 
 /// A runtime of threads that give way.
 #[derive(Debug)]
@@ -22,13 +24,15 @@ impl Readers {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When the system has no more threads.
+    /// When the system has no more threads, or does not say how nice this one is.
     pub(crate) fn start() -> io::Result<Readers> {
+        // Of the process, which may be nice itself: threads inherit it from whichever starts them.
+        let nice = (rustix::process::getpriority_process(None)? + NICER).min(NICEST);
         let runtime = Builder::new_multi_thread()
             .thread_name("readers")
             // A system that refuses leaves them as they are: that costs producers speed and nobody data.
-            .on_thread_start(|| {
-                let _ = rustix::process::setpriority_process(None, NICE);
+            .on_thread_start(move || {
+                let _ = rustix::process::setpriority_process(None, nice);
             })
             .enable_all()
             .build()?;
@@ -62,9 +66,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_served_there_gives_way_and_a_panic_is_its_own() {
         let readers = Readers::start().unwrap();
+        let own = rustix::process::getpriority_process(None).unwrap();
         let nice = readers.run(async { rustix::process::getpriority_process(None) }).await;
-        assert!(nice.unwrap().unwrap() >= NICE);
-        assert!(rustix::process::getpriority_process(None).unwrap() < NICE, "and nobody else does");
+        assert_eq!(nice.unwrap().unwrap(), (own + NICER).min(NICEST));
+        let elsewhere = tokio::task::spawn_blocking(|| rustix::process::getpriority_process(None)).await;
+        assert_eq!(elsewhere.unwrap().unwrap(), own, "nobody else does");
         assert_eq!(readers.run(async { assert!(std::env::args().count() == 0) }).await, None);
         assert_eq!(readers.run(async { 7 }).await, Some(7));
     }

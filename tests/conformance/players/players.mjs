@@ -65,7 +65,14 @@ function watchPlain(ms) {
   return new Promise((done) => setTimeout(() => done(seen), ms));
 }
 
-const seek = (time) => page.evaluate((time) => window.seek(time), time);
+// The picture at a time. A busy Chromium sometimes stays with one of seconds later, and says so itself: then once more.
+async function seek(time) {
+  for (let more = 3; ; more--) {
+    const [number, shown] = await page.evaluate((time) => window.seek(time), time);
+    if (shown < time + 0.1 || more === 0) return number;
+    console.log(`        the browser shows picture ${number}, which is of ${shown} s, at ${time} s`);
+  }
+}
 const watch = (ms) => page.evaluate((ms) => window.watch(ms), ms);
 // In the middle of a picture, counted from the first one.
 const middle = (number) => (number + 0.5) / RATE;
