@@ -7,7 +7,7 @@ use protocol::time::UnixMs;
 use super::write::{cluster, head, tags};
 use super::*;
 use crate::fragment::{Clock, Config, Follows, Frame};
-use crate::limit::{WAITING_MAX, TRACKS_MAX};
+use crate::limit::{TRACKS_MAX, WAITING_MAX};
 
 const TRACKS: [(u32, u32); 2] = [(1, 1000), (2, 1000)];
 

@@ -65,6 +65,8 @@ struct Track {
     report: Option<Report>,
     /// Added to its times so that it is where its own clock says, not where the first packet came.
     offset: i64,
+    /// Something of it came.
+    begun: bool,
 }
 
 impl Track {
@@ -170,7 +172,10 @@ impl Camera {
         now: UnixMs,
         out: &mut Vec<Cut>,
     ) -> Result<(), VideoError> {
-        if came.lost > 0 {
+        // What was lost before a track began is missing nowhere.
+        let begun =
+            self.tracks.get_mut(came.track).is_some_and(|track| std::mem::replace(&mut track.begun, true));
+        if came.lost > 0 && begun {
             self.lost(came.lost, out)?;
         }
         if matches!(self.state, State::Joining) {

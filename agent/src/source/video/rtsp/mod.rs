@@ -18,6 +18,7 @@ use retina::client::{
 };
 use retina::codec::{CodecItem, FrameFormat, ParametersRef};
 use tokio::time::{sleep, timeout};
+use video::codec::h265_may_begin;
 use video::cut::Cut;
 use video::describe::{Description, Kind};
 
@@ -200,7 +201,9 @@ async fn frames(
         hand_on(feeder, &mut cuts);
         while let Some(text) = camera.poll_told() {
             let text = format!("stream {}: {}: {text}", parts.stream, url.host());
-            parts.log.warn(&format!("camera {}", parts.stream), &text);
+            // The same news with other numbers is the same news.
+            let kind: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
+            parts.log.warn(&kind, &text);
         }
         if let Err(why) = taken {
             return End::from(why);
@@ -233,9 +236,13 @@ fn take(
             if frame.has_new_parameters() || !camera.is_described(track) {
                 describe(camera, track, &session.streams()[frame.stream_id()], cuts)?;
             }
-            let (key, pts, lost) =
+            let (closed, pts, lost) =
                 (frame.is_random_access_point(), frame.timestamp().elapsed(), frame.loss());
-            Came { track, key, pts, duration: None, lost, data: frame.into_data() }
+            let data = frame.into_data();
+            // Open groups of pictures begin at others than what `retina` means, which is an IDR picture.
+            let is_h265 = session.streams()[chosen[track]].encoding_name() == "h265";
+            let key = closed || is_h265 && h265_may_begin(&data);
+            Came { track, key, pts, duration: None, lost, data }
         }
         CodecItem::AudioFrame(frame) => {
             let Some(track) = track(frame.stream_id()) else { return Ok(false) };

@@ -133,7 +133,10 @@ fn it_begins_at_a_key_frame_of_what_is_described_and_another_description_begins_
 #[test]
 fn lost_packets_are_a_gap_and_told_and_what_waits_is_bounded() {
     let (mut cuts, mut camera) = (Vec::new(), camera(1));
-    run(&mut camera, 0..20, &mut cuts);
+    // What was lost before its first packet is missing nowhere.
+    camera.handle_frame(Came { lost: 1, ..came(0, 0) }, NOW, &mut cuts).unwrap();
+    run(&mut camera, 1..20, &mut cuts);
+    assert!(cuts.is_empty() && camera.poll_told().is_none());
     camera.handle_frame(Came { lost: 3, ..came(0, 21) }, NOW, &mut cuts).unwrap();
     camera.finish(&mut cuts).unwrap();
     assert_eq!(times(&cuts)[1].2, Follows::Gap(20));
