@@ -160,3 +160,21 @@ fn put(out: &mut Vec<u8>, set: &[u8]) {
     out.extend_from_slice(&[(length >> 8) as u8, length as u8]);
     out.extend_from_slice(&set[..length]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Written;
+    use super::*;
+
+    /// Reaches `SETS_MAX`.
+    #[test]
+    fn no_more_parameter_sets_are_kept_than_may_be() {
+        let mut known = H264::default();
+        let set = |id: usize| Written::after(&[0x68]).ue(id as u32).ue(0).one(1, 1).bytes();
+        for id in 0..SETS_MAX {
+            assert_eq!(known.take(&set(id)), Ok(Unit::Set { new: true }));
+        }
+        assert!(known.take(&set(SETS_MAX)).unwrap_err().contains("too many"));
+        assert_eq!((known.take(&set(0)), known.pps.len()), (Ok(Unit::Set { new: false }), SETS_MAX));
+    }
+}

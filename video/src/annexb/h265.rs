@@ -346,3 +346,57 @@ fn reference_set(bits: &mut Bits<'_>, may_predict: bool, before: u32) -> Result<
     }
     if negative + positive > REFERENCES_MAX { Err(None) } else { Ok(negative + positive) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Written;
+    use super::*;
+
+    const HEAD: [u8; 2] = [0x44, 1];
+
+    /// Reaches `SETS_MAX`.
+    #[test]
+    fn no_more_picture_parameter_sets_are_kept_than_there_are_ids() {
+        let mut known = H265::default();
+        let set = |id: u32| Written::after(&HEAD).ue(id).ue(0).one(5, 0).bytes();
+        for id in 0..SETS_MAX {
+            assert_eq!(known.take(&set(id)), Ok(Unit::Set { new: true }));
+        }
+        assert!(known.take(&set(SETS_MAX)).is_err());
+        assert_eq!(known.pps.len(), SETS_MAX as usize);
+    }
+
+    /// Reaches `REFERENCES_MAX`.
+    #[test]
+    fn a_picture_refers_to_as_many_as_it_may_and_no_more() {
+        let read = |negative: u32, positive: u32| {
+            let mut unit = Written::after(&HEAD).ue(negative).ue(positive);
+            for _ in 0..negative + positive {
+                unit = unit.ue(0).one(1, 1);
+            }
+            let unit = unit.bytes();
+            reference_set(&mut bits(&unit), false, 0).ok()
+        };
+        assert_eq!(read(REFERENCES_MAX, 0), Some(REFERENCES_MAX));
+        assert_eq!(read(REFERENCES_MAX - 1, 1), Some(REFERENCES_MAX));
+        assert_eq!(read(REFERENCES_MAX + 1, 0), None);
+        assert_eq!(read(REFERENCES_MAX, 1), None);
+    }
+
+    /// Reaches `REFERENCE_SETS_MAX`.
+    #[test]
+    fn a_stream_has_as_many_sets_of_references_as_it_may_and_no_more() {
+        let reads = |sets: u32| {
+            // Up to the sets: orders of one layer, sizes of blocks, and nothing that is optional.
+            let mut unit =
+                (0..9).fold(Written::after(&HEAD).one(1, 1), |unit, _| unit.ue(0)).one(4, 0).ue(sets);
+            for place in 0..sets {
+                unit = if place > 0 { unit.one(1, 0) } else { unit }.ue(0).ue(0);
+            }
+            let unit = unit.one(4, 0).bytes();
+            matches!(rate(&mut bits(&unit), 0, 4), Ok(None))
+        };
+        assert!(reads(REFERENCE_SETS_MAX));
+        assert!(!reads(REFERENCE_SETS_MAX + 1));
+    }
+}

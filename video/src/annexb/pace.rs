@@ -248,6 +248,19 @@ mod tests {
         }
     }
 
+    /// Reaches `LEARN_MAX`.
+    #[test]
+    fn no_more_pictures_wait_for_the_steps_of_their_order_than_may() {
+        let (mut pace, mut out) = (Pace::default(), Vec::new());
+        pace.set_rate(Rate::new(25, 1));
+        for n in 1..=LEARN_MAX {
+            assert_eq!((pace.held.len(), out.len()), (n - 1, 0));
+            let place = Place { key: n == 1, restarts: n == 1, order: Some(0) };
+            pace.add(place, vec![1], None, &mut out).unwrap();
+        }
+        assert_eq!((pace.held.len(), out.len()), (0, LEARN_MAX));
+    }
+
     #[test]
     fn without_a_rate_they_are_shown_when_they_come_unless_they_are_reordered() {
         assert_eq!(times(&[(0, true), (2, false), (0, true)], None).unwrap(), [0, 3600, 7200]);

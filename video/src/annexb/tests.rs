@@ -9,6 +9,49 @@ const FILMS: [(&str, &[u8]); 2] = [
     ("H.265", include_bytes!("../../../tests/fuzz/examples/h265.mp4")),
 ];
 
+/// Bits of a unit, one after the other.
+pub(super) struct Written {
+    head: Vec<u8>,
+    bits: Vec<bool>,
+}
+
+impl Written {
+    pub(super) fn after(head: &[u8]) -> Written {
+        Written { head: head.to_vec(), bits: Vec::new() }
+    }
+
+    /// A number of so many bits.
+    pub(super) fn one(mut self, count: u32, value: u32) -> Written {
+        self.bits.extend((0..count).rev().map(|at| value >> at & 1 == 1));
+        self
+    }
+
+    /// Exponential Golomb.
+    pub(super) fn ue(self, value: u32) -> Written {
+        let length = u32::BITS - (value + 1).leading_zeros();
+        self.one(length - 1, 0).one(length, value + 1)
+    }
+
+    /// With the bit that ends it, and as a stream has it: no three bytes that look like a start code.
+    pub(super) fn bytes(self) -> Vec<u8> {
+        let mut all = self.one(1, 1);
+        while all.bits.len() % 8 > 0 {
+            all.bits.push(false);
+        }
+        let (mut out, mut zeros) = (all.head, 0);
+        for byte in all.bits.chunks(8).map(|bits| bits.iter().fold(0u8, |all, bit| all << 1 | u8::from(*bit)))
+        {
+            if zeros == 2 && byte <= 3 {
+                out.push(3);
+                zeros = 0;
+            }
+            zeros = if byte == 0 { zeros + 1 } else { 0 };
+            out.push(byte);
+        }
+        out
+    }
+}
+
 fn cutter() -> Cutter {
     Cutter::new(7, UnixMs(1_790_000_000_000), Clock::Producer)
 }

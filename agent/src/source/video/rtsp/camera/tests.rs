@@ -130,6 +130,7 @@ fn it_begins_at_a_key_frame_of_what_is_described_and_another_description_begins_
     assert!(cuts[1..].iter().all(|cut| cut.fragment.follows == Follows::Previous));
 }
 
+/// Reaches `WAITING_MAX` of agent/src/source/video/rtsp/camera.rs.
 #[test]
 fn lost_packets_are_a_gap_and_told_and_what_waits_is_bounded() {
     let (mut cuts, mut camera) = (Vec::new(), camera(1));
@@ -143,10 +144,11 @@ fn lost_packets_are_a_gap_and_told_and_what_waits_is_bounded() {
     let told: Vec<_> = std::iter::from_fn(|| camera.poll_told()).collect();
     assert!(told[1].contains("3 packets were lost"), "{told:?}");
     let (mut cuts, mut frozen) = (Vec::new(), self::camera(1));
-    for _ in 0..5000 {
+    for n in 1..5000 {
         frozen.handle_frame(came(0, 0), NOW, &mut cuts).unwrap();
-        if let State::Waiting { held, .. } = &frozen.state {
-            assert!(held.len() <= WAITING_MAX);
+        match &frozen.state {
+            State::Waiting { held, .. } => assert!(held.len() == n && n < WAITING_MAX),
+            _ => assert!(n >= WAITING_MAX),
         }
     }
     assert!(matches!(frozen.state, State::Going { .. }));
