@@ -3,14 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use ::video::limit::FRAGMENT_BYTES_MAX;
 use protocol::compress::Codec;
 use protocol::limit::{BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
 use protocol::name::StreamName;
 use protocol::native::url::StoreUrl;
 use serde::Deserialize;
-use video::limit::FRAGMENT_BYTES_MAX;
 
-use crate::partition::{Origin, Template};
+use crate::partition::Template;
+
+mod video;
+
+pub use video::{After, RtspTransport, RtspUrl, VideoSource};
 
 /// A configuration that can't be used: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -392,65 +396,6 @@ pub struct StdinSource {
     pub batch: BatchSection,
 }
 
-/// What becomes of a film that is taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum After {
-    /// It stays.
-    #[default]
-    Keep,
-    /// It is deleted once the spool has all of it.
-    Delete,
-}
-
-/// `[[source.video]]`: a camera's command, or a folder of films, or both: then the command reads each film.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VideoSource {
-    /// Template of the stream's name, of the agent's and the host's name only.
-    pub stream: Template,
-    /// Program and arguments: what it writes to standard output is fragmented MP4 or Matroska. `{file}` is a film of the folder.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// Where films appear.
-    pub folder: Option<PathBuf>,
-    /// Glob of their names.
-    #[serde(default = "films")]
-    pub files: String,
-    /// What becomes of them.
-    #[serde(default)]
-    pub after: After,
-    /// A film is finished when it is left alone for so long.
-    #[serde(default = "settled_ms")]
-    pub settled_ms: u64,
-    /// A command from which nothing comes for so long is started again.
-    #[serde(default = "silence_s")]
-    pub silence_s: u64,
-}
-
-fn films() -> String {
-    "*.mp4".to_owned()
-}
-
-fn settled_ms() -> u64 {
-    5000
-}
-
-fn silence_s() -> u64 {
-    30
-}
-
-impl VideoSource {
-    /// The stream's name; `None` where the template wants more than is known before there is anything.
-    #[must_use]
-    pub fn stream_name(&self, agent: &str) -> Option<StreamName> {
-        let host = host_name();
-        let origin = Origin { host: &host, agent, file: "", topic: "" };
-        let mut text = String::new();
-        self.stream.render(&origin, b"", &mut text).then(|| self.stream.stream_name(&origin, b"", &mut text))
-    }
-}
-
 /// What a full spool does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -554,7 +499,7 @@ impl Config {
         self.check_batches()?;
         self.check_files()?;
         self.check_mqtt()?;
-        self.check_video()?;
+        video.iter().try_for_each(|source| source.check(&self.agent_name()))?;
         let lines = self.source.file.iter().map(|s| s.line_bytes_max);
         let lines = lines.chain(self.source.stdin.iter().map(|s| s.line_bytes_max));
         let lines = lines.chain(video.iter().map(|_| Size(FRAGMENT_BYTES_MAX as u64)));
@@ -631,37 +576,6 @@ impl Config {
             }
             check_stream(&source.stream)?;
             check_line(source.message_bytes_max)?;
-        }
-        Ok(())
-    }
-
-    fn check_video(&self) -> Result<(), (&'static str, String)> {
-        for source in &self.source.video {
-            let VideoSource { stream, command, folder, files, silence_s, .. } = source;
-            if command.is_empty() && folder.is_none() {
-                let text = "[[source.video]] needs a command that writes a film, or a folder of films";
-                return Err(("source.video", text.into()));
-            }
-            if command.first().is_some_and(String::is_empty) {
-                return Err(("command", "the first word of command must be a program".into()));
-            }
-            let reads_films = command.iter().any(|word| word.contains("{file}"));
-            if !command.is_empty() && reads_films != folder.is_some() {
-                return Err(("command", "folder, and {file} in command, go together".into()));
-            }
-            glob::Pattern::new(files).map_err(|e| ("files", format!("{files:?} is no glob: {e}")))?;
-            if files.contains('/') {
-                return Err(("files", format!("files = {files:?} are names in the folder, without a slash")));
-            }
-            if !(1..=86_400).contains(silence_s) {
-                return Err(("silence_s", "silence_s must be 1 to 86400".into()));
-            }
-            if source.stream_name(&self.agent_name()).is_none() {
-                let text =
-                    format!("{stream}: a stream of video is named by text, {{agent}} and {{host}} only");
-                return Err(("stream", text));
-            }
-            check_stream(stream)?;
         }
         Ok(())
     }
@@ -788,32 +702,6 @@ max_bytes = "1 GiB"
             assert!(error.message.contains(say), "{error}");
             assert!(error.line.is_some(), "{error}");
         }
-    }
-
-    #[test]
-    fn a_source_of_video_has_a_command_or_a_folder_and_a_stream_that_is_known_before() {
-        let of = |keys: &str| parse(&GOOD.replace("[spool]", &format!("[[source.video]]\n{keys}\n[spool]")));
-        let config = of("stream = \"cam-{agent}\"\nfolder = \"films\"").unwrap();
-        assert_eq!(config.source.video[0].folder.as_deref(), Some(Path::new("/etc/kinesin/films")));
-        assert_eq!(config.source.video[0].stream_name("truck").unwrap().as_str(), "cam-truck");
-        of("stream = \"c\"\ncommand = [\"ffmpeg\", \"-i\", \"{file}\"]\nfolder = \"films\"").unwrap();
-        for (keys, say) in [
-            ("stream = \"c\"", "needs a command"),
-            ("stream = \"c\"\ncommand = [\"\"]", "must be a program"),
-            ("stream = \"c\"\ncommand = [\"cat\", \"{file}\"]", "go together"),
-            ("stream = \"c\"\ncommand = [\"cat\"]\nfolder = \"films\"", "go together"),
-            ("stream = \"{file}\"\nfolder = \"films\"", "named by text"),
-            ("stream = \"c\"\nfolder = \"films\"\nfiles = \"a/*\"", "without a slash"),
-            ("stream = \"c\"\nfolder = \"films\"\nafter = \"delet\"", "did you mean `delete`?"),
-            ("stream = \"c\"\nfolder = \"films\"\nsilence_s = 0", "1 to 86400"),
-        ] {
-            let error = of(keys).unwrap_err();
-            assert!(error.message.contains(say) && error.line.is_some(), "{keys}: {error}");
-        }
-        let small = GOOD.replace("1 GiB", "16 MiB");
-        let error =
-            parse(&small.replace("[spool]", "[[source.video]]\nstream = \"c\"\nfolder = \"f\"\n[spool]"));
-        assert!(error.unwrap_err().message.contains("four of the longest"));
     }
 
     #[test]

@@ -163,6 +163,27 @@ fn moov(film: &[u8]) -> Vec<u8> {
     Vec::new()
 }
 
+/// The pictures of a film as a raw stream.
+fn raw(codec: u8, film: &[u8]) -> Vec<u8> {
+    let mut demuxer = Demuxer::new(Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Producer));
+    let mut cuts = Vec::new();
+    demuxer.push(film, &mut cuts).unwrap();
+    demuxer.finish(&mut cuts).unwrap();
+    let mut out = vec![70, codec];
+    for cut in &cuts {
+        let tracks = video::codec::tracks(&cut.fragment.config).unwrap();
+        let mut rest = &cut.data[..];
+        for frame in &cut.fragment.frames {
+            let (data, after) = rest.split_at(frame.size as usize);
+            rest = after;
+            if frame.track == 0 {
+                out.extend(tracks[0].annexb(data, frame.key));
+            }
+        }
+    }
+    out
+}
+
 /// For a decoder.
 pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
@@ -202,6 +223,8 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "video_fragment" => films().into_iter().flat_map(fragments).collect(),
         "video_film" => vec![include_bytes!("../fuzz/examples/film.mp4").to_vec()],
+        "video_mkv" => vec![[&[70], &include_bytes!("../fuzz/examples/h264.mkv")[..]].concat()],
+        "video_raw" => films().into_iter().enumerate().map(|(codec, film)| raw(codec as u8, film)).collect(),
         "video_codec" => films().map(moov).to_vec(),
         _ => Vec::new(),
     }

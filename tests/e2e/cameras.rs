@@ -9,7 +9,7 @@ use crate::common::{Rig, wait_until};
 use crate::video::{PICTURES, film, lines, packets, rig, tool};
 
 /// Sizes of all frames of a stream, in order.
-fn sizes(rig: &Rig, stream: &str) -> Vec<u64> {
+pub(crate) fn sizes(rig: &Rig, stream: &str) -> Vec<u64> {
     let Ok(frames) = rig.store.command(&["video", "frames", stream, "--count", "100000", "--json"]) else {
         return Vec::new();
     };
@@ -20,7 +20,7 @@ fn sizes_of_film(path: &str) -> Vec<u64> {
     packets(path)["video"].iter().map(|packet| packet.2).collect()
 }
 
-fn fragments(rig: &Rig, stream: &str) -> Vec<Value> {
+pub(crate) fn fragments(rig: &Rig, stream: &str) -> Vec<Value> {
     let Ok(all) = rig.store.command(&["video", "ls", stream, "--json"]) else { return Vec::new() };
     let all: Value = serde_json::from_str(&all).unwrap();
     all["fragments"].as_array().unwrap().clone()
@@ -186,4 +186,19 @@ async fn a_camera_s_command_is_started_again_and_an_outage_of_the_store_costs_no
     }
     let about = rig.json("stream describe cam-truck --json");
     assert_eq!(about["config"]["record_bytes_max"], 10 << 20, "made for video");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_of_raw_h264_is_a_camera_too() {
+    let Some(rig) = rig().await else { return };
+    let words = format!("{PICTURES} -t 3 -c:v libx264 -preset veryfast -bf 2 -g 15");
+    let file = film(&rig, "film.h264", &words);
+    let sources = format!("[[source.video]]\nstream = \"pi\"\ncommand = [\"cat\", \"{file}\"]\nfps = 12.5\n");
+    let agent = rig.agent("truck", &sources);
+    wait_until("frames", || sizes(&rig, "pi").len() >= 90);
+    drop(agent);
+    let first = lines(&rig.kinesin("video frames pi --count 90 --json"));
+    let mut shown: Vec<i64> = first.iter().map(|frame| frame["pts"].as_i64().unwrap()).collect();
+    shown.sort_unstable();
+    assert!(shown.windows(2).all(|pair| pair[1] - pair[0] == 7200), "as fast as was said: {shown:?}");
 }

@@ -14,6 +14,7 @@ mod ends;
 mod outage;
 mod path;
 mod pressure;
+mod rtsp;
 mod video;
 
 use tests::eventually;

@@ -475,6 +475,53 @@ async fn fragments_that_were_acknowledged_survive_kill_9_and_gaps_are_facts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn raw_streams_are_taken_at_their_rate_and_in_their_order_from_a_file() {
+    let Some(rig) = rig().await else { return };
+    let x265 = "-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=30:bframes=4";
+    for (name, kind, words) in [
+        (
+            "h264",
+            "h264",
+            format!("{PICTURES} -t 4 -c:v libx264 -preset veryfast -bf 3 -b-pyramid normal -g 30"),
+        ),
+        (
+            "h264-open",
+            "h264",
+            format!("{PICTURES} -t 4 -c:v libx264 -preset veryfast -bf 2 -g 30 -slices 4 -aud 1"),
+        ),
+        ("h265-open", "hevc", format!("{PICTURES} -t 4 {x265}:open-gop=1")),
+        ("h265-closed", "hevc", format!("{PICTURES} -t 4 {x265}:open-gop=0:b-pyramid=1:aud=1")),
+    ] {
+        let raw = film(&rig, &format!("{name}.{kind}"), &words);
+        rig.kinesin(&format!("video put {name} {raw} --producer-time {NOON} --quiet"));
+        let frames = lines(&rig.kinesin(&format!("video frames {name} --count 1000 --json")));
+        assert_eq!(frames.len(), 120, "{name}");
+        let number = |frame: &Value, key: &str| frame[key].as_i64().unwrap();
+        let mut shown: Vec<i64> = frames.iter().map(|frame| number(frame, "pts")).collect();
+        shown.sort_unstable();
+        assert!(shown.windows(2).all(|pair| pair[1] - pair[0] == 3000), "{name}: thirty a second, each once");
+        let dts: Vec<i64> = frames.iter().map(|frame| number(frame, "dts")).collect();
+        assert!(dts.windows(2).all(|pair| pair[1] > pair[0]), "{name}: {dts:?}");
+        assert!(frames.iter().all(|frame| number(frame, "pts") >= number(frame, "dts")), "{name}");
+        // The pictures are those of the stream, in the order in which ffmpeg shows them.
+        let clip = rig.path(&format!("{name}-clip.mp4")).display().to_string();
+        rig.kinesin(&format!("video clip {name} -o {clip}"));
+        let pictures = |path: &str| {
+            let text = tool(
+                "ffmpeg",
+                &["-xerror", "-i", path, "-map", "0:v", "-vsync", "passthrough", "-f", "framemd5", "-"],
+            );
+            let text = String::from_utf8(text).unwrap();
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(|line| line.rsplit(", ").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(pictures(&clip), pictures(&raw), "{name}");
+        let gaps = rig.json(&format!("video gaps {name} --json"));
+        assert!(!gaps.to_string().contains("why"), "{name}: {gaps}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fragments_in_parts_are_the_same_fragments_and_frames_to_everybody() {
     let Some(mut rig) = rig().await else { return };
     let words = format!("{PICTURES} {SOUND} -t 6 -c:v libx264 -preset veryfast -g 60 -c:a aac");

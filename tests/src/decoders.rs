@@ -27,17 +27,19 @@ use store::catalog::{CatalogState, Change};
 use store::closed::Closed;
 use store::log::index::SegmentIndex;
 use store::shard::state::StreamState;
+use video::annexb::{self, Rate};
 use video::container::Demuxer;
 use video::cut::{Cut, Cutter};
+use video::describe::Kind;
 use video::film::Film;
 use video::fragment::{Clock, Config as VideoConfig, Fragment};
-use video::{codec, limit, mux};
+use video::{codec, limit, mkv, mux};
 
 /// A decoder, behind a function that takes anything.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("frame", frame),
     ("batch", batch),
     ("message", message),
@@ -54,6 +56,8 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("video_fragment", video_fragment),
     ("video_codec", video_codec),
     ("video_film", video_film),
+    ("video_mkv", video_mkv),
+    ("video_raw", video_raw),
 ];
 
 /// Frames, one after the other, and the batch in each.
@@ -307,6 +311,52 @@ pub fn video_film(bytes: &[u8]) {
             break;
         }
     }
+    for cut in &cuts {
+        assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
+        told(&cut.fragment, &cut.data);
+    }
+}
+
+/// Matroska as a producer sends it whose clusters are fragments. The first byte says in pieces of how many bytes it comes.
+fn video_mkv(bytes: &[u8]) {
+    let Some((piece, rest)) = bytes.split_first() else { return };
+    let read = |piece: usize| {
+        let (mut demuxer, mut told) = (mkv::Demuxer::by_cluster(7, 1_700_000_000_000), Vec::new());
+        let pushed = rest.chunks(piece).try_for_each(|part| demuxer.push_told(part, &mut told));
+        let finished = demuxer.finish_told(&mut told);
+        (told, pushed.is_ok(), pushed.and(finished).is_ok())
+    };
+    let (all, ..) = read(usize::from(*piece) + 1);
+    assert_eq!(all, read(rest.len().max(1)).0, "how it comes makes no difference");
+    for one in &all {
+        if let mkv::Told::Cut(cut) = one {
+            assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
+            told(&cut.fragment, &cut.data);
+        }
+    }
+}
+
+/// Raw H.264 or H.265: parameter sets, slice headers and what is between them. The first byte says in pieces of how many bytes it
+/// comes, the second which codec it is, and whether somebody says its rate or only when it comes.
+fn video_raw(bytes: &[u8]) {
+    let Some((says, rest)) = bytes.split_at_checked(2) else { return };
+    let read = |piece: usize| {
+        let kind = if says[1] & 1 == 0 { Kind::H264 } else { Kind::H265 };
+        let rate = (says[1] & 2 == 0).then(|| Rate::of_fps(25.0)).flatten();
+        let cutter = Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival);
+        let (mut demuxer, mut cuts) = (annexb::Demuxer::new(kind, cutter, rate), Vec::new());
+        if says[1] & 4 == 0 {
+            demuxer.handle_time(UnixMs(1_700_000_000_000));
+        }
+        let _ = rest.chunks(piece).try_for_each(|part| demuxer.push(part, &mut cuts));
+        let _ = demuxer.finish(&mut cuts);
+        cuts
+    };
+    let cuts = read(usize::from(says[0]) + 1);
+    assert_eq!(cuts, read(rest.len().max(1)), "how it comes makes no difference");
+    let kept: usize = cuts.iter().map(|cut| cut.data.len()).sum();
+    // A start code of three bytes becomes a length of four.
+    assert!(kept <= rest.len() * 2, "what is kept has come");
     for cut in &cuts {
         assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
         told(&cut.fragment, &cut.data);

@@ -176,16 +176,32 @@ impl Track {
                 out.extend_from_slice(set);
             }
         }
-        let mut rest = frame;
-        while let Some((length, after)) = rest.split_at_checked(length_bytes) {
-            let length = length.iter().fold(0usize, |all, byte| all << 8 | usize::from(*byte));
-            let (unit, after) = after.split_at(length.min(after.len()));
+        for unit in units(frame, length_bytes) {
             out.extend_from_slice(&START_CODE);
             out.extend_from_slice(unit);
-            rest = after;
         }
         out
     }
+}
+
+/// The NAL units of an access unit, before each of which its length stands.
+fn units(frame: &[u8], length_bytes: usize) -> impl Iterator<Item = &[u8]> {
+    let mut rest = frame;
+    std::iter::from_fn(move || {
+        let (length, after) = rest.split_at_checked(length_bytes)?;
+        let length = length.iter().fold(0usize, |all, byte| all << 8 | usize::from(*byte));
+        let (unit, after) = after.split_at(length.min(after.len()));
+        rest = after;
+        Some(unit)
+    })
+}
+
+/// Whether decoding may begin with this access unit of H.265, whose lengths have four bytes: its first picture is a random
+/// access point (ITU-T H.265, 7.4.2.2), which is not always one that ends all reference to what was before.
+#[must_use]
+pub fn h265_may_begin(frame: &[u8]) -> bool {
+    let kinds = units(frame, 4).filter_map(|unit| unit.first().map(|head| head >> 1 & 0x3f));
+    kinds.into_iter().find(|kind| *kind < 32).is_some_and(|kind| (16..=23).contains(&kind))
 }
 
 #[cfg(test)]
@@ -212,5 +228,21 @@ mod tests {
         assert_eq!(track.annexb(&[255, 255, 255, 255, 7], false), [0, 0, 0, 1, 7]);
         let sound = Track { nal_length_bytes: None, ..track };
         assert_eq!(sound.annexb(&frame, true), frame);
+    }
+
+    #[test]
+    fn an_access_unit_of_h265_may_be_the_first_where_its_picture_is_a_random_access_point() {
+        let frame =
+            |kinds: &[u8]| kinds.iter().flat_map(|kind| [0, 0, 0, 2, kind << 1, 1]).collect::<Vec<u8>>();
+        for (kinds, may) in [
+            (&[19][..], true),
+            (&[32, 33, 34, 39, 21, 21], true),
+            (&[39, 1], false),
+            (&[9, 21], false),
+            (&[32], false),
+            (&[], false),
+        ] {
+            assert_eq!(h265_may_begin(&frame(kinds)), may, "{kinds:?}");
+        }
     }
 }

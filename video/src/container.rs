@@ -1,12 +1,20 @@
-//! Whatever container comes: Matroska, which its first bytes tell, or else fragmented MP4. Pure.
+//! Whatever container comes: Matroska or raw H.264 or H.265, which their first bytes tell, or else fragmented MP4. Pure.
+
+use protocol::time::UnixMs;
 
 use crate::VideoError;
+use crate::annexb::{self, Rate};
 use crate::cut::{Cut, Cutter};
 use crate::{demux, mkv};
 
 /// Fragments out of the bytes of a container.
 #[derive(Debug)]
-pub struct Demuxer(Kind);
+pub struct Demuxer {
+    kind: Kind,
+    /// For a stream without times: what somebody said, and when what comes has come.
+    rate: Option<Rate>,
+    now: Option<UnixMs>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -14,13 +22,28 @@ enum Kind {
     Unknown(Vec<u8>, Option<Box<Cutter>>),
     Mp4(Box<demux::Demuxer>),
     Mkv(Box<mkv::Demuxer>),
+    Raw(Box<annexb::Demuxer>),
 }
 
 impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer(Kind::Unknown(Vec::new(), Some(Box::new(cutter))))
+        Demuxer { kind: Kind::Unknown(Vec::new(), Some(Box::new(cutter))), rate: None, now: None }
+    }
+
+    /// The same; where nothing in what comes says when frames are shown, so many are in a second.
+    #[must_use]
+    pub fn with_rate(cutter: Cutter, rate: Option<Rate>) -> Demuxer {
+        Demuxer { rate, ..Demuxer::new(cutter) }
+    }
+
+    /// What is pushed from now on came at this time: for streams in which nothing says when frames are shown.
+    pub fn handle_time(&mut self, now: UnixMs) {
+        self.now = Some(now);
+        if let Kind::Raw(demuxer) = &mut self.kind {
+            demuxer.handle_time(now);
+        }
     }
 
     /// Takes more bytes, and returns the fragments that they complete.
@@ -28,12 +51,13 @@ impl Demuxer {
     /// # Errors
     /// When they are no such container; what was complete before is kept by [`finish`](Self::finish).
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Mp4(demuxer) => return demuxer.push(bytes, out),
             Kind::Mkv(demuxer) => return demuxer.push(bytes, out),
+            Kind::Raw(demuxer) => return demuxer.push(bytes, out),
             Kind::Unknown(begin, _) => begin.extend_from_slice(bytes),
         }
-        if self.held_bytes() < mkv::MAGIC.len() {
+        if self.held_bytes() < annexb::SNIFF_BYTES {
             return Ok(());
         }
         let begin = self.decide();
@@ -49,9 +73,10 @@ impl Demuxer {
         if !begin.is_empty() {
             self.push(&begin, out)?;
         }
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Mp4(demuxer) => demuxer.finish(out),
             Kind::Mkv(demuxer) => demuxer.finish(out),
+            Kind::Raw(demuxer) => demuxer.finish(out),
             Kind::Unknown(..) => Ok(()),
         }
     }
@@ -59,21 +84,30 @@ impl Demuxer {
     /// Bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        match &self.0 {
+        match &self.kind {
             Kind::Unknown(begin, _) => begin.len(),
             Kind::Mp4(demuxer) => demuxer.held_bytes(),
             Kind::Mkv(demuxer) => demuxer.held_bytes(),
+            Kind::Raw(demuxer) => demuxer.held_bytes(),
         }
     }
 
     /// Looks at what came first, and gives it back.
     fn decide(&mut self) -> Vec<u8> {
-        let Kind::Unknown(begin, cutter) = &mut self.0 else { return Vec::new() };
+        let Kind::Unknown(begin, cutter) = &mut self.kind else { return Vec::new() };
         let (begin, Some(cutter)) = (std::mem::take(begin), cutter.take()) else { return Vec::new() };
-        self.0 = if begin.starts_with(&mkv::MAGIC) {
-            Kind::Mkv(Box::new(mkv::Demuxer::new(*cutter)))
-        } else {
-            Kind::Mp4(Box::new(demux::Demuxer::new(*cutter)))
+        // A box has its type after its length, which may look like a start code.
+        let is_box = begin.get(4..8).is_some_and(|kind| kind.iter().all(u8::is_ascii_lowercase));
+        self.kind = match annexb::sniff(&begin) {
+            _ if begin.starts_with(&mkv::MAGIC) => Kind::Mkv(Box::new(mkv::Demuxer::new(*cutter))),
+            Some(codec) if !is_box => {
+                let mut demuxer = annexb::Demuxer::new(codec, *cutter, self.rate);
+                if let Some(now) = self.now {
+                    demuxer.handle_time(now);
+                }
+                Kind::Raw(Box::new(demuxer))
+            }
+            _ => Kind::Mp4(Box::new(demux::Demuxer::new(*cutter))),
         };
         begin
     }
@@ -101,6 +135,8 @@ mod tests {
         for piece in [1, 3, 4, 100] {
             assert!(told(&mkv, piece).contains("outside of a Segment"), "{}", told(&mkv, piece));
             assert!(told(b"GET / HTTP/1.1", piece).contains("MP4"));
+            assert!(told(&[0, 0, 0, 1, 0x09, 0x10, 0, 0, 1, 0x65, 0x88, 0x84, 0, 1], piece).is_empty());
+            assert!(told(&[0, 0, 1, 0x67, 0x64, 0, 0, 0, 1, 0x41], piece).contains("parameter set"));
             assert_eq!(told(&[], piece), "");
             assert!(told(&mkv[..3], piece).contains("in the middle of a box"));
         }

@@ -59,6 +59,8 @@ pub struct Cutter {
     /// By track: where the next frame should begin.
     expected: Vec<Option<u64>>,
     follows: Follows,
+    /// Something is missing before the next frame.
+    lost: bool,
     /// After so many milliseconds what is there of a fragment is given as a part.
     part_ms: Option<u64>,
     /// The fragment that is open, with the parts of it that were given.
@@ -94,6 +96,7 @@ impl Cutter {
             has_video: false,
             expected: Vec::new(),
             follows: Follows::Run,
+            lost: false,
             part_ms: None,
             open: None,
             frames: Vec::new(),
@@ -110,7 +113,24 @@ impl Cutter {
     /// A run whose container has the producer's times, less so many milliseconds.
     #[must_use]
     pub fn shifted_by(run: u64, shift_ms: i64) -> Cutter {
-        Cutter { shift_ms: Some(shift_ms), ..Cutter::new(run, UnixMs(0), Clock::Producer) }
+        Cutter::with_shift(run, shift_ms, Clock::Producer)
+    }
+
+    /// A run whose times, plus so many milliseconds, are those of this clock.
+    #[must_use]
+    pub fn with_shift(run: u64, shift_ms: i64, clock: Clock) -> Cutter {
+        Cutter { shift_ms: Some(shift_ms), ..Cutter::new(run, UnixMs(0), clock) }
+    }
+
+    /// From the next frame on so many milliseconds are added to the container's times: the clock was set. What that
+    /// moves is told as a gap.
+    pub fn set_shift(&mut self, shift_ms: i64) {
+        self.shift_ms = Some(shift_ms);
+    }
+
+    /// Something is missing before the next frame, however short: it begins a fragment that says so.
+    pub fn lost(&mut self) {
+        self.lost = true;
     }
 
     /// Whether frames are made with this configuration now.
@@ -151,7 +171,8 @@ impl Cutter {
             let (dts, expected) = (i128::from(dts), i128::from(expected));
             ((dts - expected) * 1000 / i128::from(timescale)) as i64
         });
-        let jumps = sample.track == 0 && jump_ms.abs() > GAP_MS;
+        let lost = std::mem::take(&mut self.lost) && self.place + self.frames.len() as u64 > 0;
+        let jumps = lost || sample.track == 0 && jump_ms.abs() > GAP_MS;
         let mut cut = None;
         if jumps || self.cuts(&sample, dts, timescale) {
             cut = self.flush();

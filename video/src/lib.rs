@@ -1,16 +1,21 @@
 //! Video as records: a fragment is a batch whose records are its frames. What a fragment holds ([`fragment`]), how
-//! containers are taken apart ([`demux`], [`film`], [`mkv`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
+//! containers are taken apart ([`demux`], [`film`], [`mkv`], [`annexb`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
 //! values out. Never in here: streams, sockets, files, clocks.
 
+pub mod annexb;
 pub mod codec;
 pub mod container;
 pub mod cut;
 pub mod demux;
+pub mod describe;
 pub mod film;
 pub mod fragment;
+mod lane;
 pub mod limit;
+pub mod live;
 pub mod mkv;
 pub mod mux;
+mod order;
 pub mod tree;
 
 /// Why video can't be taken. The number is what the Kinesis Video Streams API calls it (PutMedia, `ErrorId`).

@@ -64,4 +64,4 @@ pub const MKV_SKIP_BYTES_MAX: u64 = 64 << 20;
 pub const MKV_TIME_MS_MAX: i64 = 253_402_300_799_999;
 
 /// Frames that wait for their decode time, of all tracks: where one track stops, the others do not wait for ever.
-pub const MKV_WAITING_MAX: usize = 2048;
+pub const WAITING_MAX: usize = 2048;

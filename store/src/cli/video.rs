@@ -29,7 +29,7 @@ const PIECES_WAITING_MAX: usize = 4;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VideoCommand {
-    /// Puts a film into a stream: a file of MP4 (of any kind) or Matroska, or what comes on standard input.
+    /// Puts a film into a stream: a file of MP4 (of any kind), Matroska, or H.264 or H.265 alone, or what comes on standard input.
     Put(PutArgs),
     /// Shows what a stream has: its tracks, and its fragments.
     Ls(RangeArgs),
@@ -62,12 +62,15 @@ struct Common {
 pub(super) struct PutArgs {
     #[command(flatten)]
     common: Common,
-    /// MP4 or Matroska; - for standard input, where MP4 must be fragmented.
+    /// MP4, Matroska, or H.264 or H.265 alone; - for standard input, where MP4 must be fragmented.
     #[arg(default_value = "-")]
     file: PathBuf,
     /// When its first frame was made, such as 2026-11-20T12:00:00Z [default: now].
     #[arg(long, value_name = "TIME")]
     producer_time: Option<String>,
+    /// Pictures a second, where the file is H.264 or H.265 alone [default: what it says itself; of standard input, when they come].
+    #[arg(long, value_name = "NUMBER")]
+    fps: Option<String>,
     /// Store what is there of a group of pictures after so many milliseconds (100 to 2000), so that it is seen sooner.
     #[arg(long, value_name = "MS")]
     part_ms: Option<u32>,
@@ -271,9 +274,12 @@ async fn put(args: PutArgs) -> anyhow::Result<()> {
             feed_film(*film, &pieces).with_context(|| format!("{name} can't be read to its end"))
         }
     });
+    // A pipe comes as fast as it is filmed.
+    let live = (args.file.as_path() == Path::new("-")).then_some("live");
     let part_ms = args.part_ms.map(|ms| ms.to_string());
     let path = Address::new(&args.common.stream, "")
         .with("producer_time", args.producer_time.as_deref())
+        .with("fps", args.fps.as_deref().or(live))
         .with("part_ms", part_ms.as_deref());
     let target = args.common.store.target()?;
     let mut answer = ask(&target, Method::POST, &path.text, Upload::pieces(upload)).await?;

@@ -16,6 +16,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 struct Traffic {
     forwarded: AtomicU64,
     answers_lost: AtomicBool,
+    answers_spoilt: AtomicBool,
 }
 
 /// A link that forwards while it is up. Ends when it is dropped.
@@ -58,8 +59,14 @@ impl Link {
         self.traffic.answers_lost.store(true, Ordering::Release);
     }
 
+    /// From now until [`heal`](Self::heal), what comes back from the far end is other bytes, as many.
+    pub fn spoil_answers(&self) {
+        self.traffic.answers_spoilt.store(true, Ordering::Release);
+    }
+
     /// Forwards again.
     pub fn heal(&self) {
+        self.traffic.answers_spoilt.store(false, Ordering::Release);
         self.traffic.answers_lost.store(false, Ordering::Release);
         self.up.send_replace(true);
     }
@@ -122,6 +129,9 @@ async fn pump(
         }
         if is_answer && traffic.answers_lost.load(Ordering::Acquire) {
             continue;
+        }
+        if is_answer && traffic.answers_spoilt.load(Ordering::Acquire) {
+            buffer[..len].iter_mut().for_each(|byte| *byte = byte.rotate_left(3) ^ 0x5a);
         }
         to.write_all(&buffer[..len]).await?;
         traffic.forwarded.fetch_add(len as u64, Ordering::Relaxed);

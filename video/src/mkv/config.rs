@@ -3,18 +3,13 @@
 
 use std::sync::Arc;
 
-use mp4_atom::{
-    Atom, Audio, Av01, Av1c, Avc1, Avcc, Codec, Dops, Encode, FourCC, Hvc1, Hvcc, Moov, Mp4a, Mvex, Opus,
-    OpusChannelMapping, Smhd, Sowt, Trak, Trex, Visual, Vmhd, esds,
-};
-use protocol::bytes::Cursor;
-
 use super::ebml::{Element, children};
 use super::id;
 use crate::VideoError;
-use crate::codec::{Track, TrackKind, tracks_of};
+use crate::codec::Track;
+use crate::describe::{self, DescribeError, Description, Kind};
 use crate::fragment::Config;
-use crate::limit::{CONFIG_BYTES_MAX, TRACKS_MAX};
+use crate::limit::TRACKS_MAX;
 
 /// One TrackEntry.
 #[derive(Debug, Default, Clone)]
@@ -81,43 +76,20 @@ impl Entry {
         self.kind == VIDEO
     }
 
-    fn visual(&self) -> Visual {
-        let (width, height) = (self.width.min(65_535) as u16, self.height.min(65_535) as u16);
-        Visual { data_reference_index: 1, width, height, ..Visual::default() }
-    }
-
-    fn audio(&self) -> Audio {
-        // The field has 16 bits; what is faster says 0, and its codec knows.
-        let rate = if (1.0..65_536.0).contains(&self.rate) { self.rate as u16 } else { 0 };
-        let channel_count = self.channels.clamp(1, 64) as u16;
-        Audio { data_reference_index: 1, channel_count, sample_size: 16, sample_rate: rate.into() }
-    }
-
-    /// The box that a codec's own description is in.
-    fn described<T: Atom>(&self) -> Result<T, VideoError> {
-        let why = |error: mp4_atom::Error| {
-            let codec = &self.codec;
-            invalid(self.at, format!("the CodecPrivate of {codec} can't be read ({error}): players need it"))
-        };
-        T::decode_body(&mut &self.private[..]).map_err(why)
-    }
-
-    /// As MP4 describes it, and the type that stands in the place of one that the writer does not know.
-    fn codec(&self) -> Result<(Codec, Option<[u8; 4]>), VideoError> {
-        let (visual, audio) = (self.visual(), self.audio());
-        let codec = match self.codec.as_str() {
-            "V_MPEG4/ISO/AVC" | "V_MPEG/ISO/AVC" => {
-                Codec::Avc1(Avc1 { visual, avcc: self.described::<Avcc>()?, ..Avc1::default() })
-            }
-            "V_MPEGH/ISO/HEVC" => {
-                Codec::Hvc1(Hvc1 { visual, hvcc: self.described::<Hvcc>()?, ..Hvc1::default() })
-            }
-            "V_AV1" => Codec::Av01(Av01 { visual, av1c: self.described::<Av1c>()?, ..Av01::default() }),
-            codec if codec == "A_AAC" || codec.starts_with("A_AAC/") => {
-                Codec::Mp4a(Mp4a { audio, esds: self.aac()?, btrt: None, taic: None })
-            }
-            "A_OPUS" => Codec::Opus(Opus { audio, dops: self.opus()?, btrt: None }),
-            "A_MS/ACM" => return self.g711(audio),
+    /// The same in words that no container owns.
+    fn description(&self, timescale: u32) -> Result<Description, VideoError> {
+        let kind = match self.codec.as_str() {
+            "V_MPEG4/ISO/AVC" | "V_MPEG/ISO/AVC" => Kind::H264,
+            "V_MPEGH/ISO/HEVC" => Kind::H265,
+            "V_AV1" => Kind::Av1,
+            codec if codec == "A_AAC" || codec.starts_with("A_AAC/") => Kind::Aac,
+            "A_OPUS" => Kind::Opus,
+            // `WAVEFORMATEX`: its first two bytes say which law.
+            "A_MS/ACM" => match self.private.first_chunk::<2>().map(|tag| u16::from_le_bytes(*tag)) {
+                Some(6) => Kind::Alaw,
+                Some(7) => Kind::Mulaw,
+                _ => return Err(invalid(self.at, "A_MS/ACM is taken where it is G.711 (a-law or mu-law)")),
+            },
             other => {
                 return Err(invalid(
                     self.at,
@@ -128,69 +100,17 @@ impl Entry {
                 ));
             }
         };
-        Ok((codec, None))
-    }
-
-    fn aac(&self) -> Result<esds::Esds, VideoError> {
-        if self.private.len() < 2 {
-            return Err(invalid(self.at, "the CodecPrivate of A_AAC is missing: players need it"));
-        }
-        let (first, second) = (self.private[0], self.private[1]);
-        let specific = esds::DecoderSpecific {
-            profile: first >> 3,
-            freq_index: (first & 7) << 1 | second >> 7,
-            chan_conf: second >> 3 & 15,
-            raw: self.private.clone(),
-        };
-        let dec_config = esds::DecoderConfig {
-            object_type_indication: 0x40,
-            stream_type: 5,
-            dec_specific: Some(specific),
-            ..Default::default()
-        };
-        Ok(esds::Esds { es_desc: esds::EsDescriptor { es_id: 1, dec_config, ..Default::default() } })
-    }
-
-    /// `OpusHead` (RFC 7845): as `dOps`, but little-endian.
-    fn opus(&self) -> Result<Dops, VideoError> {
-        let bad = || invalid(self.at, "the CodecPrivate of A_OPUS is no OpusHead");
-        let mut head = Cursor::new(self.private.strip_prefix(b"OpusHead").ok_or_else(bad)?);
-        let read = (|| {
-            let _version = head.u8()?;
-            Ok::<_, protocol::bytes::BytesError>((
-                head.u8()?,
-                head.u16()?,
-                head.u32()?,
-                head.u16()?,
-                head.u8()?,
-            ))
-        })();
-        let (channels, pre_skip, input_sample_rate, gain, family) = read.map_err(|_| bad())?;
-        let channel_mapping = if family == 0 {
-            None
-        } else {
-            let counts = (head.u8().map_err(|_| bad())?, head.u8().map_err(|_| bad())?);
-            let channel_mapping = head.take(usize::from(channels)).map_err(|_| bad())?.to_vec();
-            Some(OpusChannelMapping {
-                family,
-                stream_count: counts.0,
-                coupled_count: counts.1,
-                channel_mapping,
-            })
-        };
-        let output_gain = gain as i16;
-        Ok(Dops { output_channel_count: channels, pre_skip, input_sample_rate, output_gain, channel_mapping })
-    }
-
-    /// `WAVEFORMATEX`: its first two bytes say which law.
-    fn g711(&self, mut audio: Audio) -> Result<(Codec, Option<[u8; 4]>), VideoError> {
-        let kind = match self.private.first_chunk::<2>().map(|tag| u16::from_le_bytes(*tag)) {
-            Some(6) => *b"alaw",
-            Some(7) => *b"ulaw",
-            _ => return Err(invalid(self.at, "A_MS/ACM is taken where it is G.711 (a-law or mu-law)")),
-        };
-        audio.sample_size = 16;
-        Ok((Codec::Sowt(Sowt { audio, pcmc: None, chnl: None, btrt: None }), Some(kind)))
+        Ok(Description {
+            id: self.number as u32,
+            kind,
+            private: self.private.clone(),
+            width: self.width.min(65_535) as u16,
+            height: self.height.min(65_535) as u16,
+            // The field has 16 bits; what is faster says 0, and its codec knows.
+            rate: if (1.0..65_536.0).contains(&self.rate) { self.rate as u16 } else { 0 },
+            channels: self.channels.clamp(1, 64) as u16,
+            timescale,
+        })
     }
 }
 
@@ -230,72 +150,16 @@ pub(super) fn read(element: &Element<'_>, timescale: u32) -> Result<Tracks, Vide
             return Err(invalid(entry.at, why));
         }
     }
-    let (config, tracks) = configuration(&entries, timescale, element.at)?;
+    let described =
+        entries.iter().map(|entry| entry.description(timescale)).collect::<Result<Vec<_>, _>>()?;
+    let (config, tracks) = describe::configuration(&described).map_err(|error| match error {
+        DescribeError::TooLarge { bytes, max } => {
+            VideoError::TooLarge { what: "a description of tracks", bytes, max }
+        }
+        DescribeError::Track { place, why } => {
+            invalid(entries[place].at, format!("the CodecPrivate of {why}"))
+        }
+        DescribeError::Moov(why) => invalid(element.at, why),
+    })?;
     Ok(Tracks { entries, config: Arc::new(config), tracks })
-}
-
-fn configuration(entries: &[Entry], timescale: u32, at: u64) -> Result<(Config, Vec<Track>), VideoError> {
-    let mut moov = Moov { mvex: Some(Mvex::default()), ..Moov::default() };
-    let mut kinds = Vec::new();
-    for entry in entries {
-        let (codec, kind) = entry.codec()?;
-        kinds.extend(kind);
-        moov.trak.push(trak(entry, codec, timescale));
-        if let Some(mvex) = &mut moov.mvex {
-            let trex = Trex {
-                track_id: entry.number as u32,
-                default_sample_description_index: 1,
-                ..Trex::default()
-            };
-            mvex.trex.push(trex);
-        }
-    }
-    moov.mvhd.timescale = 1000;
-    moov.mvhd.next_track_id =
-        moov.trak.iter().map(|trak| trak.tkhd.track_id).max().unwrap_or(0).wrapping_add(1);
-    let mut bytes = Vec::new();
-    moov.encode(&mut bytes).map_err(|error| invalid(at, error.to_string()))?;
-    for kind in kinds {
-        if let Some(place) = bytes.windows(4).position(|four| four == b"sowt") {
-            bytes[place..place + 4].copy_from_slice(&kind);
-        }
-    }
-    if bytes.len() > CONFIG_BYTES_MAX {
-        let (bytes, max) = (bytes.len() as u64, CONFIG_BYTES_MAX as u64);
-        return Err(VideoError::TooLarge { what: "a description of tracks", bytes, max });
-    }
-    let config = Config::new(bytes);
-    // As everybody who reads it will see it.
-    let tracks = crate::codec::tracks(&config).unwrap_or_else(|_| tracks_of(&moov));
-    Ok((config, tracks))
-}
-
-fn trak(entry: &Entry, codec: Codec, timescale: u32) -> Trak {
-    let mut trak = Trak::default();
-    trak.tkhd.track_id = entry.number as u32;
-    trak.tkhd.enabled = true;
-    trak.tkhd.in_movie = true;
-    trak.mdia.mdhd.timescale = timescale;
-    trak.mdia.mdhd.language = "und".to_owned();
-    if entry.is_video() {
-        trak.mdia.hdlr.handler = FourCC::new(b"vide");
-        trak.mdia.minf.vmhd = Some(Vmhd::default());
-        if let Some(visual) = codec.visual() {
-            trak.tkhd.width = visual.width.into();
-            trak.tkhd.height = visual.height.into();
-        }
-    } else {
-        trak.mdia.hdlr.handler = FourCC::new(b"soun");
-        trak.mdia.minf.smhd = Some(Smhd::default());
-        trak.tkhd.volume = 1.into();
-    }
-    trak.mdia.minf.dinf.dref.entries = vec![mp4_atom::DrefEntry::Url(mp4_atom::Url::default())];
-    trak.mdia.minf.stbl.stsd.codecs = vec![codec];
-    trak.mdia.minf.stbl.stco = Some(mp4_atom::Stco::default());
-    trak
-}
-
-/// Whether frames of this kind may be shown in another order than they are decoded.
-pub(super) fn reorders(track: &Track) -> bool {
-    track.kind == TrackKind::Video && !track.codec.starts_with("av01")
 }

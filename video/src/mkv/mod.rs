@@ -1,9 +1,10 @@
 //! Takes Matroska (RFC 9559) apart as it comes, as encoders, ffmpeg and the producers of Kinesis Video Streams write it:
 //! clusters and segments of unknown size, several documents in a row. Any cut of the bytes gives the same frames. Holds
-//! one element, and a few frames whose decode time is not known yet ([`order`]). Never: what becomes of a fragment.
+//! one element, and a few frames whose decode time is not known yet ([`crate::order`]). Never: what becomes of a fragment.
 
 use crate::VideoError;
 use crate::cut::{Cut, Cutter};
+use crate::lane::{self, Came, Lane};
 use crate::limit::{
     CONFIG_BYTES_MAX, FRAME_BYTES_MAX, MKV_HEAD_BYTES_MAX, MKV_SKIP_BYTES_MAX, MKV_TAGS_BYTES_MAX,
     MKV_TIME_MS_MAX,
@@ -13,13 +14,10 @@ mod block;
 mod config;
 mod ebml;
 mod id;
-mod lane;
-mod order;
 pub mod write;
 
 use config::Entry;
 use ebml::{Element, Head, children};
-use lane::{Came, Lane};
 
 /// What a document in EBML begins with.
 pub const MAGIC: [u8; 4] = [0x1a, 0x45, 0xdf, 0xa3];
@@ -422,7 +420,7 @@ fn invalid(at: u64, why: impl Into<String>) -> VideoError {
     VideoError::Invalid { at, why: why.into() }
 }
 
-fn cuts(told: Vec<Told>) -> impl Iterator<Item = Cut> {
+pub(crate) fn cuts(told: Vec<Told>) -> impl Iterator<Item = Cut> {
     told.into_iter().filter_map(|told| if let Told::Cut(cut) = told { Some(cut) } else { None })
 }
 

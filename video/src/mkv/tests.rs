@@ -7,7 +7,7 @@ use protocol::time::UnixMs;
 use super::write::{cluster, head, tags};
 use super::*;
 use crate::fragment::{Clock, Config, Follows, Frame};
-use crate::limit::{MKV_WAITING_MAX, TRACKS_MAX};
+use crate::limit::{TRACKS_MAX, WAITING_MAX};
 
 const TRACKS: [(u32, u32); 2] = [(1, 1000), (2, 1000)];
 
@@ -296,20 +296,20 @@ fn picture() -> Frame {
     Frame { track: 0, key: true, dts: 0, duration: 40, offset: 0, size: 1 }
 }
 
-/// Reaches `MKV_WAITING_MAX` of video/src/limit.rs.
+/// Reaches `WAITING_MAX` of video/src/limit.rs.
 #[test]
 fn where_pictures_stop_the_sound_does_not_wait_for_ever() {
-    let sound = (0..=MKV_WAITING_MAX as u64).map(|n| Frame { track: 1, dts: n * 10, ..picture() });
+    let sound = (0..=WAITING_MAX as u64).map(|n| Frame { track: 1, dts: n * 10, ..picture() });
     let frames: Vec<Frame> = std::iter::once(picture()).chain(sound).collect();
     let held = |count: usize| {
         let mut demuxer = plain();
         demuxer.push(&[document(), cluster_of(&frames[..count])].concat(), &mut Vec::new()).unwrap();
         demuxer.lane.held_bytes()
     };
-    assert_eq!((held(MKV_WAITING_MAX), held(MKV_WAITING_MAX + 1)), (MKV_WAITING_MAX, 0));
+    assert_eq!((held(WAITING_MAX), held(WAITING_MAX + 1)), (WAITING_MAX, 0));
 }
 
-/// Reaches `MKV_WAITING_MAX` of video/src/limit.rs.
+/// Reaches `WAITING_MAX` of video/src/limit.rs.
 #[test]
 fn ends_of_clusters_without_frames_do_not_wait_for_ever() {
     let empty = [0x1f, 0x43, 0xb6, 0x75, 0x83, 0xe7, 0x81, 9];
@@ -320,7 +320,7 @@ fn ends_of_clusters_without_frames_do_not_wait_for_ever() {
         demuxer.lane.held_bytes()
     };
     // The picture and the ends of all clusters but the last, which is open.
-    assert_eq!((held(MKV_WAITING_MAX - 1), held(MKV_WAITING_MAX)), (1, 0));
+    assert_eq!((held(WAITING_MAX - 1), held(WAITING_MAX)), (1, 0));
 }
 
 /// Reaches `TRACKS_MAX` of video/src/limit.rs.

@@ -1,4 +1,5 @@
-//! A command that writes fragmented MP4 or Matroska to its standard output, for as long as it runs: ffmpeg at a camera, mostly. It is
+//! A command that writes fragmented MP4, Matroska, or raw H.264 or H.265 to its standard output, for as long as it runs: ffmpeg at
+//! a camera, mostly. It is
 //! started again whenever it ends, and when nothing comes from it. Also a command that reads one film and ends. Never:
 //! what the command is.
 
@@ -146,7 +147,9 @@ fn film(parts: &Parts, feeder: &mut Feeder) -> Result<(), String> {
             Next::Bytes(bytes) => bytes,
         };
         // What the first frame's time is on this machine's clock is known when it is there.
-        let demuxer = demuxer.get_or_insert_with(|| fresh(unix_ms()));
+        let now = unix_ms();
+        let demuxer = demuxer.get_or_insert_with(|| fresh(parts, now));
+        demuxer.handle_time(now);
         let pushed = demuxer.push(bytes, &mut cuts);
         hand_on(feeder, &mut cuts);
         // What had to wait for room is no silence.
@@ -164,11 +167,12 @@ fn film(parts: &Parts, feeder: &mut Feeder) -> Result<(), String> {
 pub(super) const HINT: &str =
     "of ffmpeg it is: -f mp4 -movflags +frag_keyframe+empty_moov+default_base_moof+delay_moov -";
 
-fn fresh(start: UnixMs) -> Demuxer {
-    Demuxer::new(Cutter::new(random(), start, Times::Producer))
+fn fresh(parts: &Parts, start: UnixMs) -> Demuxer {
+    Demuxer::with_rate(Cutter::new(random(), start, Times::Producer), parts.settings.rate())
 }
 
-fn hand_on(feeder: &mut Feeder, cuts: &mut Vec<Cut>) {
+/// Hands on what is whole.
+pub(super) fn hand_on(feeder: &mut Feeder, cuts: &mut Vec<Cut>) {
     for cut in cuts.drain(..) {
         if !feeder.fragment(&cut, None) {
             return;

@@ -1,9 +1,11 @@
-//! Cameras as a source: what a command writes, and films that appear in a folder, as fragments whose frames are records.
+//! Cameras as a source: by RTSP, what a command writes, and films that appear in a folder, as fragments whose frames are records.
 //! Each source has a thread of its own. Never: what a fragment is (`video` knows), how it is kept and sent.
 
 mod command;
 mod feed;
 mod folder;
+#[cfg(feature = "rtsp")]
+mod rtsp;
 
 use std::sync::Arc;
 
@@ -31,6 +33,10 @@ pub(crate) struct Parts {
 
 /// Works until the agent ends.
 pub(crate) fn run(parts: Parts) {
+    #[cfg(feature = "rtsp")]
+    if let Some(url) = &parts.settings.rtsp {
+        return rtsp::run(&parts, url);
+    }
     if parts.settings.folder.is_some() {
         folder::run(parts);
     } else {

@@ -145,6 +145,8 @@ impl Drop for Room {
 
 struct Run {
     call: Call,
+    /// What comes is of now.
+    live: bool,
     sum: Sum,
     lines: Option<mpsc::Sender<Bytes>>,
     room: Room,
@@ -158,13 +160,14 @@ pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     let mut random = [0; 8];
     // Without randomness two runs look like one, and nothing else is wrong.
     let _ = getrandom::fill(&mut random);
+    let (rate, live) = call.query.rate()?;
     let part_ms = call.query.number("part_ms", PART_MS.0, PART_MS.1)?;
     let cutter = Cutter::new(u64::from_le_bytes(random), said.unwrap_or(now), clock).in_parts(part_ms);
-    let demuxer = Demuxer::new(cutter);
+    let demuxer = Demuxer::with_rate(cutter, rate);
     let turn = call.shared.producers.begin(call.stream.key(), part_ms);
     let room = Room::new(&call.shared);
     if body.size_hint().exact().is_some() {
-        let mut run = Run { call, sum: Sum::default(), lines: None, room };
+        let mut run = Run { call, live, sum: Sum::default(), lines: None, room };
         let ended = Box::pin(run.take(demuxer, body, turn)).await;
         return match ended {
             Ok(()) => Ok(whole(StatusCode::OK, "application/json", run.last_line(None))),
@@ -177,7 +180,7 @@ pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     }
     let (lines, parts) = mpsc::channel(LINES_MAX);
     tokio::spawn(Box::pin(async move {
-        let mut run = Run { call, sum: Sum::default(), lines: Some(lines.clone()), room };
+        let mut run = Run { call, live, sum: Sum::default(), lines: Some(lines.clone()), room };
         let ended = run.take(demuxer, body, turn).await;
         let last = run.last_line(ended.err().as_ref());
         // One who does not read is not waited for.
@@ -207,6 +210,9 @@ impl Run {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             };
             self.room.hold(demuxer.held_bytes() + data.len()).await;
+            if self.live {
+                demuxer.handle_time(self.call.shared.clock.wall());
+            }
             let pushed = demuxer.push(&data, &mut cuts);
             self.keep(&mut cuts).await?;
             if let Err(error) = pushed {

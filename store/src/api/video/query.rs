@@ -2,6 +2,7 @@
 
 use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
+use video::annexb::Rate;
 
 use super::{Result, bad};
 use crate::service::video::At;
@@ -11,7 +12,7 @@ use crate::service::video::At;
 pub(super) struct Query(Vec<(String, String)>);
 
 /// All that any request knows: one that is misspelt is told.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "from",
     "to",
     "count",
@@ -25,6 +26,7 @@ const KNOWN: [&str; 21] = [
     "token",
     "ttl",
     "producer_time",
+    "fps",
     "window",
     "part_ms",
     "replay",
@@ -82,6 +84,17 @@ impl Query {
         number
             .map(Some)
             .ok_or_else(|| bad(format!("{name}={text}: a number from {min} to {max} was expected")))
+    }
+
+    /// How fast pictures come that do not say it themselves; and whether each is of when it came (`fps=live`).
+    pub(super) fn rate(&self) -> Result<(Option<Rate>, bool)> {
+        let Some(text) = self.get("fps") else { return Ok((None, false)) };
+        if text == "live" {
+            return Ok((None, true));
+        }
+        let rate = text.parse().ok().and_then(Rate::of_fps);
+        rate.map(|rate| (Some(rate), false))
+            .ok_or_else(|| bad(format!("fps={text}: pictures a second, 0.1 to 1000, or live was expected")))
     }
 
     /// A place.

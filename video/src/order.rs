@@ -15,7 +15,7 @@ const LEARN_MAX: usize = 256;
 
 /// The times of one track, in any unit.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(crate) struct Order {
     reorders: bool,
     /// Frames that wait at most, once it is known how this track reorders; sound does not.
     depth: Option<usize>,
@@ -30,7 +30,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(reorders: bool, second: i64) -> Order {
+    pub(crate) fn new(reorders: bool, second: i64) -> Order {
         Order {
             reorders,
             depth: (!reorders).then_some(0),
@@ -43,7 +43,7 @@ impl Order {
     }
 
     /// The next frame. Appends the decode times that are known now, in the order of the frames.
-    pub(super) fn add(&mut self, pts: i64, key: bool, out: &mut Vec<i64>) {
+    pub(crate) fn add(&mut self, pts: i64, key: bool, out: &mut Vec<i64>) {
         let newest = self.shown.last().copied().or(self.last);
         let back = newest.is_some_and(|newest| pts < newest.saturating_sub(self.step));
         if key || back {
@@ -55,9 +55,9 @@ impl Order {
         self.waiting.push_back(pts);
         let place = self.shown.partition_point(|shown| *shown <= pts);
         self.shown.insert(place, pts);
-        if self.waiting.len() > self.depth.unwrap_or(LEARN_MAX) {
-            let depth = self.learn();
-            self.depth.get_or_insert(depth);
+        // Only once: of a few frames of many it would seem that those reorder farther which are still to come.
+        if self.depth.is_none() && self.waiting.len() > LEARN_MAX {
+            self.depth = Some(self.learn());
         }
         while self.depth.is_some_and(|depth| self.waiting.len() > depth) {
             self.resolve(out);
@@ -65,7 +65,7 @@ impl Order {
     }
 
     /// Nothing more is shown before what came.
-    pub(super) fn close(&mut self, out: &mut Vec<i64>) {
+    pub(crate) fn close(&mut self, out: &mut Vec<i64>) {
         let (depth, enough) = (self.learn(), self.waiting.len() > REORDER_MAX);
         if enough {
             self.depth.get_or_insert(depth);
@@ -94,10 +94,19 @@ impl Order {
         let Some(pts) = self.waiting.pop_front() else { return };
         let shown = self.shown.remove(0);
         if self.last.is_some_and(|last| shown < last) || shown - pts > self.delay {
-            // Farther than it seemed: it is looked at anew.
+            // Farther than it seemed: it is looked at anew, but for what is only rounded.
+            let rounded =
+                self.last.is_none_or(|last| shown >= last) && shown - pts <= self.delay + self.step / 1000;
             self.delay = self.delay.max(shown - pts);
+            if rounded {
+                return self.give(shown, out);
+            }
             self.depth = self.depth.filter(|depth| *depth == 0 && !self.reorders);
         }
+        self.give(shown, out);
+    }
+
+    fn give(&mut self, shown: i64, out: &mut Vec<i64>) {
         let least = self.last.map_or(i64::MIN, |last| last.saturating_add(1));
         let dts = (shown - self.delay).max(least).min(shown);
         let dts = dts.max(self.last.unwrap_or(dts));
@@ -140,6 +149,28 @@ mod tests {
         let got = times(&[&[0, 40, 80], &[120, 240, 160, 200]]);
         assert!(got.windows(2).all(|pair| pair[0] < pair[1]), "{got:?}");
         assert_eq!(times(&[&[10_000, 10_040], &[500, 540]]), [10_000, 10_040, 500, 540]);
+    }
+
+    #[test]
+    fn times_that_are_rounded_do_not_make_a_track_seem_to_reorder_farther() {
+        let (mut order, mut out) = (Order::new(true, 90_000), Vec::new());
+        for n in 0..39i64 {
+            // P B P B, thirty a second; some of them a tick late.
+            let shown = if n == 0 {
+                0
+            } else if n % 2 == 1 {
+                n + 1
+            } else {
+                n - 1
+            };
+            order.add(shown * 3000 + i64::from(n % 5 == 4), n == 0, &mut out);
+            assert!(order.waiting.len() <= if n < 20 { 40 } else { 3 }, "{n}");
+            if n == 18 {
+                order.close(&mut out);
+            }
+        }
+        order.close(&mut out);
+        assert!(out.windows(2).all(|pair| (2998..=3002).contains(&(pair[1] - pair[0]))), "{out:?}");
     }
 
     proptest! {

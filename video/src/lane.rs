@@ -4,29 +4,30 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Told;
-use super::order::Order;
 use crate::VideoError;
 use crate::codec::Track;
 use crate::cut::{Cutter, Sample};
+use crate::describe::reorders;
 use crate::fragment::Config;
-use crate::limit::{FRAGMENT_BYTES_MAX, MKV_WAITING_MAX};
+use crate::limit::{FRAGMENT_BYTES_MAX, WAITING_MAX};
+use crate::mkv::Told;
+use crate::order::Order;
 
 /// Decode times before the first presentation time are numbers too: all times are a day later here.
 const BIAS_S: i64 = 86_400;
 /// ... in milliseconds, for whoever sets the stream's times.
-pub(super) const BIAS_MS: i64 = BIAS_S * 1000;
+pub(crate) const BIAS_MS: i64 = BIAS_S * 1000;
 
 /// A frame as it came.
 #[derive(Debug)]
-pub(super) struct Came<'a> {
+pub(crate) struct Came<'a> {
     /// Place of its track in the configuration.
-    pub(super) track: u8,
-    pub(super) key: bool,
-    pub(super) pts: i64,
+    pub(crate) track: u8,
+    pub(crate) key: bool,
+    pub(crate) pts: i64,
     /// How long it lasts, where that was said.
-    pub(super) duration: Option<u32>,
-    pub(super) data: &'a [u8],
+    pub(crate) duration: Option<u32>,
+    pub(crate) data: &'a [u8],
 }
 
 #[derive(Debug)]
@@ -51,6 +52,8 @@ enum Item {
 #[derive(Debug)]
 struct Way {
     order: Order,
+    /// Units of its times in a second.
+    timescale: i64,
     /// How long a frame lasts where nothing says it.
     usual: Option<u32>,
     default: Option<u32>,
@@ -58,40 +61,38 @@ struct Way {
 
 /// Frames that wait, and the fragment that they go to.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     cutter: Cutter,
     ways: Vec<Way>,
-    timescale: i64,
     queue: VecDeque<Item>,
     held_bytes: usize,
 }
 
 impl Lane {
-    pub(super) fn new(cutter: Cutter) -> Lane {
-        Lane { cutter, ways: Vec::new(), timescale: 1000, queue: VecDeque::new(), held_bytes: 0 }
+    pub(crate) fn new(cutter: Cutter) -> Lane {
+        Lane { cutter, ways: Vec::new(), queue: VecDeque::new(), held_bytes: 0 }
     }
 
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
     /// What the frames from now on were made with. `defaults` is how long a frame of each track lasts, if it was said.
-    pub(super) fn set_config(
+    pub(crate) fn set_config(
         &mut self,
         config: Arc<Config>,
         tracks: &[Track],
         defaults: &[Option<u32>],
         out: &mut Vec<Told>,
     ) -> Result<(), VideoError> {
-        let timescale = tracks.first().map_or(1000, |track| i64::from(track.timescale));
-        let same = self.cutter.has_config(&config);
-        if same && self.timescale == timescale && self.ways.len() == tracks.len() {
+        // Its timescales are part of a configuration.
+        if self.cutter.has_config(&config) && self.ways.len() == tracks.len() {
             return Ok(());
         }
         self.close(out)?;
-        self.timescale = timescale;
         let way = |(track, default): (&Track, &Option<u32>)| Way {
-            order: Order::new(super::config::reorders(track), timescale),
+            order: Order::new(reorders(track), i64::from(track.timescale)),
+            timescale: i64::from(track.timescale),
             usual: *default,
             default: *default,
         };
@@ -100,7 +101,7 @@ impl Lane {
         Ok(())
     }
 
-    pub(super) fn push(&mut self, came: &Came<'_>, out: &mut Vec<Told>) -> Result<(), VideoError> {
+    pub(crate) fn push(&mut self, came: &Came<'_>, out: &mut Vec<Told>) -> Result<(), VideoError> {
         let Came { track, key, pts, duration: said, data } = *came;
         self.held_bytes += data.len();
         let held = Held { track, key, pts, dts: None, duration: None, said, data: data.to_vec() };
@@ -114,7 +115,7 @@ impl Lane {
     }
 
     /// A cluster ended, and so does a fragment.
-    pub(super) fn end(&mut self, timecode: i64, out: &mut Vec<Told>) -> Result<(), VideoError> {
+    pub(crate) fn end(&mut self, timecode: i64, out: &mut Vec<Told>) -> Result<(), VideoError> {
         self.queue.push_back(Item::End(timecode));
         self.go_within_bounds(out)
     }
@@ -122,14 +123,14 @@ impl Lane {
     /// Passes on what is known, and everything where too much waits.
     fn go_within_bounds(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
         self.go(out)?;
-        if self.queue.len() > MKV_WAITING_MAX || self.held_bytes > FRAGMENT_BYTES_MAX {
+        if self.queue.len() > WAITING_MAX || self.held_bytes > FRAGMENT_BYTES_MAX {
             self.close(out)?;
         }
         Ok(())
     }
 
     /// Nothing waits any longer.
-    pub(super) fn close(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
+    pub(crate) fn close(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
         for track in 0..self.ways.len() {
             let mut known = Vec::new();
             self.ways[track].order.close(&mut known);
@@ -138,15 +139,29 @@ impl Lane {
         for item in &mut self.queue {
             if let Item::Frame(held) = item {
                 let way = &self.ways[usize::from(held.track)];
-                let guess = held.said.or(way.usual).unwrap_or((self.timescale / 25) as u32);
+                let guess = held.said.or(way.usual).unwrap_or((way.timescale / 25) as u32);
                 held.duration.get_or_insert(guess);
             }
         }
         self.go(out)
     }
 
+    /// Something is missing here: nothing waits any longer, and what follows begins a fragment that says so.
+    pub(crate) fn lost(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
+        self.close(out)?;
+        self.cutter.lost();
+        Ok(())
+    }
+
+    /// From here on these milliseconds are added to the times of frames: the producer's clock was set.
+    pub(crate) fn set_shift(&mut self, shift_ms: i64, out: &mut Vec<Told>) -> Result<(), VideoError> {
+        self.close(out)?;
+        self.cutter.set_shift(shift_ms.saturating_sub(BIAS_MS));
+        Ok(())
+    }
+
     /// Ends the last fragment.
-    pub(super) fn finish(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
+    pub(crate) fn finish(&mut self, out: &mut Vec<Told>) -> Result<(), VideoError> {
         let closed = self.close(out);
         out.extend(self.cutter.flush().map(Told::Cut));
         closed
@@ -166,7 +181,7 @@ impl Lane {
                 held.dts = Some(*dts);
                 if let Some(before) = before {
                     let lasts = dts - before.dts.unwrap_or(*dts);
-                    before.duration = Some(way.lasts(lasts, self.timescale));
+                    before.duration = Some(way.lasts(lasts));
                 }
             }
             before = Some(held);
@@ -198,12 +213,12 @@ impl Lane {
         self.held_bytes -= held.data.len();
         let dts = held.dts.unwrap_or(held.pts);
         let way = &self.ways[usize::from(held.track)];
-        let guess = held.said.or(way.usual).unwrap_or((self.timescale / 50) as u32);
+        let guess = held.said.or(way.usual).unwrap_or((way.timescale / 50) as u32);
         let offset = (held.pts - dts).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
         let sample = Sample {
             track: held.track,
             key: held.key,
-            dts: u64::try_from(dts + BIAS_S * self.timescale).unwrap_or(0),
+            dts: u64::try_from(dts + BIAS_S * way.timescale).unwrap_or(0),
             duration: held.duration.unwrap_or(guess),
             offset: offset as i32,
             data: &held.data,
@@ -217,7 +232,8 @@ impl Lane {
 impl Way {
     /// How long a frame lasts whose next one is so much later: that long, but not through what is missing, and not
     /// backwards.
-    fn lasts(&mut self, lasts: i64, timescale: i64) -> u32 {
+    fn lasts(&mut self, lasts: i64) -> u32 {
+        let timescale = self.timescale;
         let usual = self.usual.or(self.default);
         let longest = usual.map_or(i64::MAX, |usual| (2 * timescale).max(4 * i64::from(usual)));
         match u32::try_from(lasts) {
