@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use disk::{DirLock, DirName, RealDisk};
+use protocol::name::StreamName;
 use protocol::native::call::Producer;
 
 use crate::batcher::Batcher;
 use crate::clock::Clock;
-use crate::config::{BatchSettings, Config, host_name};
+use crate::config::{BatchSettings, Config, VideoSource, host_name};
 use crate::hub::Hub;
 use crate::log::Log;
 use crate::pipeline::{Parts, Pipeline};
@@ -19,6 +20,7 @@ use crate::routes::Routes;
 use crate::send::identity::Identity;
 use crate::send::native::{Link, Settings as LinkSettings};
 use crate::send::outbox::{Outbox, Settings as OutboxSettings};
+use crate::send::policy::Policies;
 use crate::send::tls;
 use crate::source::file::FileSource;
 use crate::source::intake::{Intake, Route};
@@ -156,7 +158,8 @@ impl Starting {
         let Starting { config, log, spool, clock } = self;
         let agent = config.agent_name();
         let before_video = config.source.mqtt.len() + usize::from(config.source.stdin.is_some());
-        let message_sources = before_video + config.source.video.len();
+        let before_events = before_video + config.source.video.len();
+        let message_sources = before_events + events_of(&config).count();
         let hub = Arc::new(Hub::new(message_sources));
         let stats = Arc::new(Stats::default());
         for map in spool.state().streams.values() {
@@ -165,6 +168,8 @@ impl Starting {
         let parts = pipeline_parts(&config, &spool, &hub, &stats, &log, clock);
         let link = link(&config, &spool, &hub, &stats, &log, clock);
         let videos = video_parts(&config, &spool, &hub, &log, clock, before_video);
+        let events = event_parts(&config, &spool, &hub, &log, clock, before_events);
+        let (mark, readers) = (spool.state().mark, events.iter().map(|_| spool.reader()).collect::<Vec<_>>());
         let mut handle = AgentHandle {
             hub: Arc::clone(&hub),
             stats: Arc::clone(&stats),
@@ -192,6 +197,9 @@ impl Starting {
         }
         for parts in videos {
             handle.spawn("video", move || video::run(parts))?;
+        }
+        for ((parts, camera), reader) in events.into_iter().zip(readers) {
+            handle.spawn("event", move || video::event::run(&parts, &camera, reader, mark))?;
         }
         let mqtt = mqtt_parts(&config, &recent, &hub, &handle.stats, &log, clock);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -250,6 +258,10 @@ fn pipeline_parts(
         intakes.push(Intake::new(intakes.len(), batches.len(), format!("video-{place}"), None));
         batches.push(base);
     }
+    for (_, _, stream) in events_of(config) {
+        intakes.push(Intake::new(intakes.len(), batches.len(), format!("event-{stream}"), None));
+        batches.push(base);
+    }
     Parts {
         batcher: Batcher::new(&batches, (config.spool.max_bytes.0 / 8) as usize),
         routes: Routes::new(spool.state()),
@@ -292,6 +304,42 @@ fn video_parts(
     all
 }
 
+/// Sources of video whose events have a stream of their own: their settings, their stream, the other one.
+fn events_of(config: &Config) -> impl Iterator<Item = (&VideoSource, StreamName, StreamName)> {
+    let agent = config.agent_name();
+    let of =
+        move |settings: &VideoSource| settings.stream_name(&agent).zip(settings.event_stream_name(&agent));
+    config
+        .source
+        .video
+        .iter()
+        .filter_map(move |settings| of(settings).map(|(camera, event)| (settings, camera, event)))
+}
+
+fn event_parts(
+    config: &Config,
+    spool: &Spool,
+    hub: &Arc<Hub>,
+    log: &Log,
+    clock: Clock,
+    first_source: usize,
+) -> Vec<(video::Parts, StreamName)> {
+    let part = |(place, (settings, camera, stream)): (usize, (&VideoSource, StreamName, StreamName))| {
+        let cursors = spool.state().cursors.iter().filter(|(id, _)| video::event::is_cursor(id, &stream));
+        let parts = video::Parts {
+            source: first_source + place,
+            settings: settings.clone(),
+            cursors: cursors.map(|(id, text)| (id.clone(), text.clone())).collect(),
+            stream,
+            hub: Arc::clone(hub),
+            log: log.clone(),
+            clock,
+        };
+        (parts, camera)
+    };
+    events_of(config).enumerate().map(part).collect()
+}
+
 /// The name of a source's session at its broker; also that of its memory in the spool.
 fn client_id(config: &Config, source: usize) -> String {
     let settings = &config.source.mqtt[source];
@@ -330,14 +378,20 @@ fn mqtt_parts(
 fn link(config: &Config, spool: &Spool, hub: &Arc<Hub>, stats: &Arc<Stats>, log: &Log, clock: Clock) -> Link {
     let (state, reader): (_, SpoolReader) = (spool.state(), spool.reader());
     let url = config.store.url.0.clone();
+    let agent = config.agent_name();
+    let cameras = config.source.video.iter().filter_map(|settings| settings.stream_name(&agent));
+    let holds = config.policy.iter().enumerate().filter_map(|(place, policy)| {
+        policy.hold_until.as_ref().map(|file| (place, policy.streams.clone(), file.clone()))
+    });
     let settings = LinkSettings {
         server_name: config.store.server_name.clone().unwrap_or_else(|| url.host.clone()),
         url,
         ca: config.store.ca.clone(),
         token: config.store.token.clone(),
         agent: config.agent_name(),
-        videos: config.source.video.iter().filter_map(|s| s.stream_name(&config.agent_name())).collect(),
+        videos: cameras.chain(events_of(config).map(|(_, _, stream)| stream)).collect(),
         producer: Producer { id: state.producer, epoch: state.epoch },
+        holds: holds.collect(),
     };
     let outbox_settings = OutboxSettings {
         inflight_batches_max: config.store.inflight_batches_max,
@@ -345,7 +399,14 @@ fn link(config: &Config, spool: &Spool, hub: &Arc<Hub>, stats: &Arc<Stats>, log:
         ..OutboxSettings::default()
     };
     let seed = state.producer as u64 ^ u64::from(state.epoch);
-    let outbox = Outbox::new(outbox_settings, state, seed);
+    let mut outbox = Outbox::new(outbox_settings, state, seed);
+    // They were checked with the rest of the configuration.
+    let rules = config.policy.iter().filter_map(|policy| policy.rule().ok()).collect();
+    outbox.set_policies(
+        Policies::new(rules),
+        config.store.bytes_per_second_max.map(|size| size.0),
+        clock.now(),
+    );
     let identity = Identity::in_dir(&config.spool.dir.join("identity"));
     Link::new(settings, identity, Arc::clone(hub), Arc::clone(stats), log.clone(), clock, outbox, reader)
 }

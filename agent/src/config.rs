@@ -12,8 +12,10 @@ use serde::Deserialize;
 
 use crate::partition::Template;
 
+mod policy;
 mod video;
 
+pub use policy::PolicySection;
 pub use video::{After, RtspTransport, RtspUrl, VideoSource};
 
 /// A configuration that can't be used: where, what, and what to do.
@@ -95,6 +97,9 @@ pub struct Config {
     pub batch: BatchSection,
     /// Where they are kept until the store has them.
     pub spool: SpoolSection,
+    /// What goes first, and what is kept back.
+    #[serde(default)]
+    pub policy: Vec<PolicySection>,
 }
 
 /// `[agent]`
@@ -123,6 +128,8 @@ pub struct StoreSection {
     /// Most bytes sent and not answered.
     #[serde(default = "inflight_bytes")]
     pub inflight_bytes_max: Size,
+    /// Most bytes of batches sent in a second, over time; as fast as it goes where it is not said.
+    pub bytes_per_second_max: Option<Size>,
 }
 
 fn inflight_batches() -> u32 {
@@ -485,7 +492,10 @@ impl Config {
                 *glob = base.join(&*glob).to_string_lossy().into_owned();
             }
         }
-        self.source.video.iter_mut().filter_map(|source| source.folder.as_mut()).for_each(join);
+        for source in &mut self.source.video {
+            [&mut source.folder, &mut source.event].into_iter().flatten().for_each(join);
+        }
+        self.policy.iter_mut().filter_map(|policy| policy.hold_until.as_mut()).for_each(join);
         for source in &mut self.source.mqtt {
             [&mut source.ca, &mut source.certificate, &mut source.key].into_iter().flatten().for_each(join);
         }
@@ -513,6 +523,11 @@ impl Config {
         }
         if self.spool.segment_bytes() > self.spool.max_bytes.0 / 2 {
             return Err(("segment_bytes", "spool.segment_bytes must be at most half of max_bytes".into()));
+        }
+        self.policy.iter().try_for_each(|policy| policy.rule().map(drop))?;
+        if self.store.bytes_per_second_max.is_some_and(|size| size.0 < 1024) {
+            let text = "store.bytes_per_second_max must be at least \"1 KiB\"";
+            return Err(("bytes_per_second_max", text.into()));
         }
         if self.store.inflight_batches_max == 0 {
             return Err(("inflight_batches_max", "store.inflight_batches_max must be at least 1".into()));

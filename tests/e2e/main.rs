@@ -13,6 +13,7 @@ mod edge;
 mod ends;
 mod outage;
 mod path;
+mod policies;
 mod pressure;
 mod rtsp;
 mod video;

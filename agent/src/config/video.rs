@@ -135,6 +135,20 @@ pub struct VideoSource {
     /// A camera or a command from which nothing comes for so long is begun again.
     #[serde(default = "silence_s")]
     pub silence_s: u64,
+    /// A file: whenever it is touched, what was taken around that moment goes into another stream too.
+    pub event: Option<PathBuf>,
+    /// Template of that stream's name.
+    pub event_stream: Option<Template>,
+    /// From so long before ...
+    #[serde(default = "event_s")]
+    pub event_before_s: u64,
+    /// ... until so long after.
+    #[serde(default = "event_s")]
+    pub event_after_s: u64,
+}
+
+fn event_s() -> u64 {
+    30
 }
 
 fn films() -> String {
@@ -149,14 +163,25 @@ fn silence_s() -> u64 {
     30
 }
 
+fn name_of(template: &Template, agent: &str) -> Option<StreamName> {
+    let host = host_name();
+    let origin = Origin { host: &host, agent, file: "", topic: "" };
+    let mut text = String::new();
+    template.render(&origin, b"", &mut text).then(|| template.stream_name(&origin, b"", &mut text))
+}
+
 impl VideoSource {
     /// The stream's name; `None` where the template wants more than is known before there is anything.
     #[must_use]
     pub fn stream_name(&self, agent: &str) -> Option<StreamName> {
-        let host = host_name();
-        let origin = Origin { host: &host, agent, file: "", topic: "" };
-        let mut text = String::new();
-        self.stream.render(&origin, b"", &mut text).then(|| self.stream.stream_name(&origin, b"", &mut text))
+        name_of(&self.stream, agent)
+    }
+
+    /// The name of the stream of its events; `None` where it has none.
+    #[must_use]
+    pub fn event_stream_name(&self, agent: &str) -> Option<StreamName> {
+        self.event.as_ref()?;
+        name_of(self.event_stream.as_ref()?, agent)
     }
 
     /// Pictures a second, if that is said.
@@ -196,7 +221,29 @@ impl VideoSource {
             let text = format!("{stream}: a stream of video is named by text, {{agent}} and {{host}} only");
             return Err(("stream", text));
         }
-        check_stream(stream)
+        check_stream(stream)?;
+        self.check_event(agent)
+    }
+
+    fn check_event(&self, agent: &str) -> Result<(), (&'static str, String)> {
+        let VideoSource { event, event_stream, event_before_s, event_after_s, .. } = self;
+        let Some(template) = event_stream.as_ref().filter(|_| event.is_some()) else {
+            if event.is_none() && event_stream.is_none() {
+                return Ok(());
+            }
+            return Err(("event", "event, a file, and event_stream, a stream's name, go together".into()));
+        };
+        let name = self.event_stream_name(agent);
+        if name.is_none() || name == self.stream_name(agent) {
+            let text = format!(
+                "{template}: events go to another stream, named by text, {{agent}} and {{host}} only"
+            );
+            return Err(("event_stream", text));
+        }
+        if *event_before_s > 3600 || *event_after_s > 3600 {
+            return Err(("event_", "event_before_s and event_after_s must be at most 3600".into()));
+        }
+        check_stream(template).map_err(|(_, text)| ("event_stream", text))
     }
 
     fn check_kind(&self) -> Result<(), (&'static str, String)> {
@@ -257,6 +304,12 @@ mod tests {
             ("stream = \"c\"\nfolder = \"films\"\nfps = 0.0", "0.1 to 1000"),
             ("stream = \"c\"\nfolder = \"films\"\nusername = \"u\"\npassword = \"p\"", "goes with rtsp"),
             ("stream = \"c\"\nfolder = \"films\"\ntransport = \"udp\"", "goes with rtsp"),
+            ("stream = \"c\"\nfolder = \"films\"\nevent = \"e\"", "go together"),
+            ("stream = \"c\"\nfolder = \"films\"\nevent = \"e\"\nevent_stream = \"c\"", "another stream"),
+            (
+                "stream = \"c\"\nfolder = \"f\"\nevent = \"e\"\nevent_stream = \"d\"\nevent_after_s = 9999",
+                "3600",
+            ),
         ] {
             let error = of(keys).unwrap_err();
             assert!(error.message.contains(say) && error.line.is_some(), "{keys}: {error}");

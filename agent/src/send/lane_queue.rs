@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol::backoff::Backoff;
 use protocol::bucket::{ShardRate, TokenBucket};
-use protocol::time::Mono;
+use protocol::time::{Mono, UnixMs};
 
 use crate::lane::LaneId;
 use crate::spool::BatchMeta;
@@ -20,6 +20,7 @@ pub(super) struct Entry {
     pub(super) len: u32,
     pub(super) records: u32,
     pub(super) user_bytes: u32,
+    pub(super) taken: UnixMs,
     pub(super) filler: bool,
     pub(super) done: bool,
 }
@@ -32,13 +33,24 @@ impl Entry {
             len: meta.len,
             records: meta.records,
             user_bytes: meta.user_bytes,
+            taken: meta.taken,
             filler: false,
             done: false,
         }
     }
 
     pub(super) fn filler(sequence: u64, position: u64) -> Entry {
-        Entry { sequence, position, len: FILLER_BYTES, records: 0, user_bytes: 0, filler: true, done: false }
+        let taken = UnixMs(0);
+        Entry {
+            sequence,
+            position,
+            len: FILLER_BYTES,
+            records: 0,
+            user_bytes: 0,
+            taken,
+            filler: true,
+            done: false,
+        }
     }
 }
 
@@ -196,6 +208,11 @@ impl LaneQueue {
     /// Whether the store may have this number from us.
     pub(super) fn may_be_stored(&self, sequence: u64) -> bool {
         sequence <= self.maybe_stored
+    }
+
+    /// Whether it was sent in this life.
+    pub(super) fn was_sent(&self, sequence: u64) -> bool {
+        sequence <= self.sent_up_to
     }
 
     fn place(&self, sequence: u64) -> Option<usize> {

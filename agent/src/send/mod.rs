@@ -4,5 +4,6 @@ pub mod identity;
 pub mod lane_queue;
 pub mod native;
 pub mod outbox;
+pub mod policy;
 pub mod session;
 pub mod tls;

@@ -40,6 +40,8 @@ const READS_PER_TURN: usize = 512;
 const WRITE_BYTES: usize = 128 << 10;
 /// How often the spool is told what was delivered.
 const TELL_EVERY_MS: u64 = 50;
+/// How often it is looked for the files that streams wait for.
+const LOOK_MS: u64 = 200;
 /// A stream that the store refused is asked for again after this.
 const ASK_AGAIN_MS: u64 = 5_000;
 
@@ -60,6 +62,8 @@ pub struct Settings {
     pub videos: BTreeSet<StreamName>,
     /// The spool's producer and epoch.
     pub producer: Producer,
+    /// Rules whose streams are kept back while a file is not there: their places, the globs of their streams, the files.
+    pub holds: Vec<(usize, String, PathBuf)>,
 }
 
 /// See the module.
@@ -76,6 +80,7 @@ pub struct Link {
     asked: BTreeMap<StreamKey, Mono>,
     calls: BTreeMap<u64, Asked>,
     told_at: Mono,
+    look_at: Mono,
 }
 
 #[derive(Debug)]
@@ -118,6 +123,7 @@ impl Link {
             asked: BTreeMap::new(),
             calls: BTreeMap::new(),
             told_at: Mono::ZERO,
+            look_at: Mono::ZERO,
         }
     }
 
@@ -252,6 +258,8 @@ impl Link {
                 self.renew_if_due(session);
             }
             self.open_streams(session, now);
+            self.look_for_holds(now);
+            self.outbox.handle_clock(now, unix_ms());
             let wrote = self.put_batches(session, now);
             self.tell(false);
             if self.hub.stopping() {
@@ -290,10 +298,29 @@ impl Link {
         }
     }
 
+    /// Whether the files are there that streams wait for.
+    fn look_for_holds(&mut self, now: Mono) {
+        if self.settings.holds.is_empty() || now < self.look_at {
+            return;
+        }
+        self.look_at = now.plus_millis(LOOK_MS);
+        for (rule, streams, file) in &self.settings.holds {
+            let held = !file.exists();
+            if self.outbox.handle_hold(*rule, held) {
+                let how =
+                    if held { "wait in the spool until it is there" } else { "are sent, since it is there" };
+                self.log.info(&format!("{}: streams {streams} {how}", file.display()));
+            }
+        }
+    }
+
     fn wait(&self, now: Mono) -> Duration {
         let tell = self.told_at.plus_millis(TELL_EVERY_MS).max(now.plus_millis(1));
         let idle = self.outbox.is_idle();
         let mut wait = if idle { Duration::from_secs(1) } else { tell.since(now) };
+        if !self.settings.holds.is_empty() {
+            wait = wait.min(self.look_at.since(now));
+        }
         if let Some(due) = self.outbox.poll_timeout() {
             wait = wait.min(due.since(now));
         }

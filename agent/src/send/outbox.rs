@@ -4,20 +4,21 @@
 //! driver reads headers from the spool ([`Outbox::poll_read`]), sends what [`Outbox::poll_send`] says, and brings
 //! the answers. Promises: a lane's batches go out in order; a lane of a newer shard map waits for all older ones
 //! of its stream; what was refused is sent again and delays only its lane; nothing is forgotten before the store
-//! has it or the ledger does.
+//! has it or the ledger does. Of lanes that may send, those of the streams with the highest priority do, in turn.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
-use protocol::bucket::ShardRate;
+use protocol::bucket::{ShardRate, TokenBucket};
 use protocol::name::StreamKey;
 use protocol::native::call::StreamInfo;
 use protocol::native::message::{Ack, Outcome, RefuseCode};
 use protocol::rng::Rng;
-use protocol::time::Mono;
+use protocol::time::{Mono, UnixMs};
 
-use super::lane_queue::{LaneQueue, Pace};
+use super::lane_queue::{Entry, LaneQueue, Pace};
+use super::policy::{Ages, PRIORITY_MAX, Policies, Policy};
 use crate::lane::LaneId;
 use crate::loss::Loss;
 use crate::spool::{BatchMeta, DeliveredUpdate, LaneState, State};
@@ -51,6 +52,9 @@ const FILLERS_MAX: u64 = 65_536;
 
 /// What the spool holds back is asked for again after this.
 const HELD_MS: u64 = 5;
+
+/// The reason of what waited for longer than its stream wants.
+const EXPIRED: &str = "expired";
 
 /// The mark alone is told again when it moved by this much.
 const MARK_STEP_BYTES: u64 = 16 << 10;
@@ -109,6 +113,16 @@ struct Gate {
     open: bool,
     rate: Option<ShardRate>,
     shards: u64,
+    policy: Policy,
+}
+
+/// What may be sent next.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Lane(LaneId),
+    /// Something may, when there is room for it.
+    NoRoom,
+    Nothing,
 }
 
 /// See the module.
@@ -133,6 +147,12 @@ pub struct Outbox {
     rng: Rng,
     /// The first start of this spool: the store has taken nothing from it yet.
     fresh: bool,
+    policies: Policies,
+    /// Those that streams have, the highest first.
+    priorities: Vec<u8>,
+    ages: Ages,
+    /// What all streams together may send.
+    budget: Option<TokenBucket>,
 }
 
 impl Outbox {
@@ -162,6 +182,10 @@ impl Outbox {
             counts: Counts::default(),
             rng,
             fresh: state.epoch <= 1,
+            policies: Policies::default(),
+            priorities: Vec::new(),
+            ages: Ages::default(),
+            budget: None,
         };
         for map in state.streams.values() {
             outbox.handle_stream_name(map.name.key(), map.name.as_str());
@@ -171,8 +195,66 @@ impl Outbox {
 
     /// A stream's name is known.
     pub fn handle_stream_name(&mut self, stream: StreamKey, name: &str) {
-        let gate = Gate { name: name.to_owned(), open: false, rate: None, shards: 1 };
+        let policy = self.policies.of(name);
+        let gate = Gate { name: name.to_owned(), open: false, rate: None, shards: 1, policy };
         self.gates.entry(stream).or_insert(gate);
+        if !self.priorities.contains(&policy.priority) {
+            self.sort_priorities();
+        }
+    }
+
+    // ---- policies ----
+
+    /// What goes first, what is kept back, and how much may be sent in a second.
+    pub fn set_policies(&mut self, policies: Policies, bytes_per_second_max: Option<u64>, now: Mono) {
+        // Bytes of a second may go at once; what is larger goes too, and is waited for afterwards.
+        self.budget = bytes_per_second_max.map(|bytes| TokenBucket::new(bytes, bytes, now));
+        self.policies = policies;
+        self.name_policies();
+    }
+
+    /// The streams of a rule are kept back, or are not any more; true where that is news.
+    pub fn handle_hold(&mut self, rule: usize, held: bool) -> bool {
+        let news = self.policies.handle_hold(rule, held);
+        if news {
+            self.name_policies();
+        }
+        news
+    }
+
+    /// Both clocks, so that what is too old is known.
+    pub fn handle_clock(&mut self, now: Mono, unix: UnixMs) {
+        self.ages.handle_clock(now, unix, self.ahead);
+    }
+
+    fn name_policies(&mut self) {
+        for gate in self.gates.values_mut() {
+            gate.policy = self.policies.of(&gate.name);
+        }
+        self.sort_priorities();
+    }
+
+    fn sort_priorities(&mut self) {
+        let used = |priority: &u8| self.gates.values().any(|gate| gate.policy.priority == *priority);
+        self.priorities = (0..=PRIORITY_MAX).rev().filter(used).collect();
+    }
+
+    /// Whether a batch waited for longer than its stream wants; then an empty one goes in its place, and the ledger says why.
+    fn expire(&mut self, id: LaneId, entry: &Entry) -> bool {
+        let Some(ttl_ms) = self.gates.get(&id.stream).and_then(|gate| gate.policy.ttl_ms) else {
+            return false;
+        };
+        // What was sent already and not answered is asked about, not given up.
+        let was_sent = self.lanes.get(&id).is_none_or(|lane| lane.was_sent(entry.sequence));
+        if entry.filler || was_sent || self.ages.age_ms(entry.position, entry.taken) <= ttl_ms {
+            return false;
+        }
+        self.lose(id, entry.sequence, EXPIRED);
+        self.counts.done_records += u64::from(entry.records);
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.make_filler(entry.sequence);
+        }
+        true
     }
 
     // ---- reading the spool ----
@@ -306,10 +388,20 @@ impl Outbox {
             return None;
         }
         let id = self.next_ready(now, bytes_max)?;
+        let mut entry = self.lanes.get_mut(&id)?.ready(now).ok()?;
+        if self.expire(id, &entry) {
+            entry = self.lanes.get_mut(&id)?.ready(now).ok()?;
+        }
+        if let Some(budget) = &mut self.budget {
+            let wait = budget.wait_for(u64::from(entry.len), now);
+            if wait > Duration::ZERO {
+                self.next_due = [self.next_due, Some(now + wait)].into_iter().flatten().min();
+                return None;
+            }
+            budget.take(u64::from(entry.len), now);
+        }
         self.turn = Some(id);
-        let lane = self.lanes.get_mut(&id)?;
-        let entry = lane.ready(now).ok()?;
-        lane.sent(now);
+        self.lanes.get_mut(&id)?.sent(now);
         self.inflight_batches += 1;
         self.inflight_bytes += u64::from(entry.len);
         self.counts.sent_batches += 1;
@@ -323,32 +415,48 @@ impl Outbox {
             sequence: entry.sequence,
             records: entry.records,
             user_bytes: entry.user_bytes,
+            taken: entry.taken,
         }))
     }
 
-    /// The next lane in turn that has something to send and may.
+    /// The next lane in turn of those with the highest priority that have something to send and may. What of a higher
+    /// priority waits for room is not overtaken.
     fn next_ready(&mut self, now: Mono, bytes_max: u64) -> Option<LaneId> {
+        for place in 0..self.priorities.len() {
+            match self.next_of(self.priorities[place], now, bytes_max) {
+                Turn::Lane(id) => return Some(id),
+                Turn::NoRoom => return None,
+                Turn::Nothing => {}
+            }
+        }
+        None
+    }
+
+    /// The same among the lanes of streams with this priority.
+    fn next_of(&mut self, priority: u8, now: Mono, bytes_max: u64) -> Turn {
         let start = self.turn.map_or(Unbounded, Excluded);
         let mut at = self.lanes.range((start, Unbounded)).next().map(|(id, _)| *id);
-        let mut wrapped = false;
+        let (mut wrapped, mut none) = (false, Turn::Nothing);
         let room = bytes_max.saturating_sub(self.inflight_bytes);
         loop {
             let Some(id) = at else {
                 if wrapped || self.turn.is_none() {
-                    return None;
+                    return none;
                 }
                 wrapped = true;
                 at = self.lanes.keys().next().copied();
                 continue;
             };
-            if self.may_send(id)
+            if self.may_send(id, priority)
                 && let Some(entry) = self.ready_or_due(id, now)
-                && (entry <= room || self.inflight_batches == 0)
             {
-                return Some(id);
+                if entry <= room || self.inflight_batches == 0 {
+                    return Turn::Lane(id);
+                }
+                none = Turn::NoRoom;
             }
             if wrapped && Some(id) >= self.turn {
-                return None;
+                return none;
             }
             at = self.lanes.range((Excluded(id), Unbounded)).next().map(|(id, _)| *id);
         }
@@ -374,9 +482,10 @@ impl Outbox {
         }
     }
 
-    /// Whether a lane's stream is open and nothing of an older shard map is left.
-    fn may_send(&self, id: LaneId) -> bool {
-        let open = self.gates.get(&id.stream).is_some_and(|gate| gate.open);
+    /// Whether a lane's stream is open, of this priority and not kept back, and nothing of an older shard map is left.
+    fn may_send(&self, id: LaneId, priority: u8) -> bool {
+        let mine = |gate: &Gate| gate.open && !gate.policy.held && gate.policy.priority == priority;
+        let open = self.gates.get(&id.stream).is_some_and(mine);
         let idle = self.lanes.get(&id).is_none_or(|lane| lane.queue.is_empty());
         if !open || idle {
             return false;
@@ -628,7 +737,140 @@ fn lanes_of(stream: StreamKey) -> std::ops::RangeInclusive<LaneId> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::native::message::Ack;
+
     use super::*;
+    use crate::send::policy::Rule;
+
+    fn meta(stream: u64, sequence: u64, len: u32, taken: u64) -> BatchMeta {
+        let lane = LaneId { stream: StreamKey(stream), lane: 0 };
+        BatchMeta { position: 0, len, lane, sequence, records: 10, user_bytes: len, taken: UnixMs(taken) }
+    }
+
+    /// An outbox of streams that may be written to, named `a`, `b`, `c`, by these rules, at 1,000,000 ms.
+    fn outbox(rules: &[(&str, Policy)], bytes_per_second_max: Option<u64>) -> Outbox {
+        let rule = |(streams, policy): &(&str, Policy)| Rule {
+            streams: glob::Pattern::new(streams).unwrap(),
+            policy: *policy,
+        };
+        let mut outbox = Outbox::new(Settings::default(), &State { epoch: 1, ..State::default() }, 1);
+        outbox.set_policies(
+            Policies::new(rules.iter().map(rule).collect()),
+            bytes_per_second_max,
+            Mono::ZERO,
+        );
+        for (key, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            outbox.handle_stream_name(StreamKey(key), name);
+        }
+        outbox.handle_connected(64, 1 << 20);
+        for gate in outbox.gates.values_mut() {
+            gate.open = true;
+        }
+        outbox.handle_clock(Mono::ZERO, UnixMs(1_000_000));
+        outbox
+    }
+
+    fn take(outbox: &mut Outbox, metas: &[BatchMeta]) {
+        for meta in metas {
+            let position = outbox.ahead;
+            let meta = BatchMeta { position, ..*meta };
+            outbox.handle_read(Read::Ahead(position), Some(&meta), position + u64::from(meta.len));
+        }
+    }
+
+    /// What is sent now: stream and number, and whether it is an empty one.
+    fn sent(outbox: &mut Outbox, now: Mono) -> Vec<(u64, u64, bool)> {
+        let send = |send| match send {
+            Send::Batch(meta) => (meta.lane.stream.0, meta.sequence, false),
+            Send::Filler { lane, sequence } => (lane.stream.0, sequence, true),
+        };
+        std::iter::from_fn(|| outbox.poll_send(now)).map(send).collect()
+    }
+
+    fn stored(outbox: &mut Outbox, stream: u64, producer_sequence: u64) {
+        let outcome = Outcome::Duplicate;
+        outbox
+            .handle_ack(&Ack { stream: StreamKey(stream), lane: 0, producer_sequence, outcome }, Mono::ZERO);
+    }
+
+    #[test]
+    fn streams_of_a_higher_priority_go_first_and_a_large_batch_of_theirs_is_not_overtaken() {
+        let high = Policy { priority: 9, ..Policy::default() };
+        let low = Policy { priority: 0, ..Policy::default() };
+        let mut outbox = outbox(&[("c", high), ("a", low)], None);
+        let each = |n| [meta(1, n, 100, 1000), meta(2, n, 100, 1000), meta(3, n, 100, 1000)];
+        take(&mut outbox, &[each(1), each(2)].concat());
+        let order: Vec<u64> = sent(&mut outbox, Mono::ZERO).iter().map(|one| one.0).collect();
+        assert_eq!(order, [3, 3, 2, 2, 1, 1]);
+        take(&mut outbox, &[meta(1, 3, 100, 1000), meta(3, 3, 2 << 20, 1000)]);
+        assert!(
+            sent(&mut outbox, Mono::ZERO).is_empty(),
+            "the large one waits for room, and the other for it"
+        );
+        for (stream, sequence) in order.iter().zip([1, 2, 1, 2, 1, 2]) {
+            stored(&mut outbox, *stream, sequence);
+        }
+        assert_eq!(sent(&mut outbox, Mono::ZERO), [(3, 3, false)]);
+        stored(&mut outbox, 3, 3);
+        assert_eq!(sent(&mut outbox, Mono::ZERO), [(1, 3, false)]);
+    }
+
+    #[test]
+    fn what_is_kept_back_waits_in_the_spool_until_it_may_go_and_others_do_not_wait_for_it() {
+        let mut outbox = outbox(&[("b", Policy { held: true, ..Policy::default() })], None);
+        take(
+            &mut outbox,
+            &[meta(1, 1, 100, 1000), meta(2, 1, 100, 1000), meta(1, 2, 100, 1000), meta(2, 2, 100, 1000)],
+        );
+        assert_eq!(sent(&mut outbox, Mono::ZERO), [(1, 1, false), (1, 2, false)]);
+        stored(&mut outbox, 1, 1);
+        stored(&mut outbox, 1, 2);
+        assert_eq!(outbox.mark(), 100, "it stays in the spool");
+        assert!(outbox.handle_hold(0, false) && !outbox.handle_hold(0, false));
+        assert_eq!(sent(&mut outbox, Mono::ZERO), [(2, 1, false), (2, 2, false)]);
+    }
+
+    #[test]
+    fn what_waited_too_long_is_told_as_lost_and_its_number_is_filled() {
+        let short = Policy { ttl_ms: Some(5_000), ..Policy::default() };
+        let mut outbox = outbox(&[("a", short)], None);
+        let old = 1_000_000 - 5_001;
+        take(&mut outbox, &[meta(1, 1, 100, old), meta(1, 2, 100, old + 1), meta(2, 1, 100, 1)]);
+        assert_eq!(sent(&mut outbox, Mono::ZERO), [(1, 1, true), (2, 1, false), (1, 2, false)]);
+        let told = outbox.poll_delivered().unwrap().losses;
+        assert_eq!(
+            told.iter().map(|loss| (loss.reason.as_str(), loss.records, loss.bytes)).collect::<Vec<_>>(),
+            [("expired", 10, 100)]
+        );
+        // What was sent and not answered is asked about, however old it has become.
+        outbox.handle_clock(Mono::from_millis(60_000), UnixMs(1_060_000));
+        outbox.handle_connected(64, 1 << 20);
+        outbox.gates.values_mut().for_each(|gate| gate.open = true);
+        take(&mut outbox, &[meta(1, 3, 100, 1_000_000)]);
+        let again = sent(&mut outbox, Mono::from_millis(60_000));
+        assert_eq!(
+            again.iter().filter(|one| one.0 == 1).collect::<Vec<_>>(),
+            [&(1, 1, true), &(1, 2, false), &(1, 3, true)]
+        );
+        assert_eq!(outbox.counts().done_records, 20);
+    }
+
+    #[test]
+    fn no_more_bytes_are_sent_in_a_second_than_may_be_and_what_is_larger_goes_too() {
+        let mut outbox = outbox(&[], Some(1000));
+        take(&mut outbox, &(1..=40).map(|n| meta(1, n, 250, 1000)).collect::<Vec<_>>());
+        let mut counts = Vec::new();
+        for second in 0..4 {
+            counts.push(sent(&mut outbox, Mono::from_millis(second * 1000)).len());
+        }
+        assert_eq!(counts, [4, 4, 4, 4]);
+        assert_eq!(outbox.poll_timeout(), Some(Mono::from_millis(3_250)));
+        take(&mut outbox, &[meta(2, 1, 5000, 1000)]);
+        let late: Vec<u64> =
+            (4..30).map(|second| sent(&mut outbox, Mono::from_millis(second * 1000)).len() as u64).collect();
+        assert_eq!(late.iter().sum::<u64>(), 25, "{late:?}");
+        assert!(late.windows(5).any(|five| five[1..] == [0, 0, 0, 0]), "it is paid for afterwards: {late:?}");
+    }
 
     /// Reaches `FILLERS_MAX`.
     #[test]

@@ -77,6 +77,8 @@ pub struct BatchMeta {
     pub records: u32,
     /// Bytes that a throttle counts.
     pub user_bytes: u32,
+    /// When it was taken, by this machine's clock.
+    pub taken: UnixMs,
 }
 
 impl BatchMeta {
@@ -90,6 +92,8 @@ impl BatchMeta {
             sequence: header.producer_sequence,
             records: header.record_count,
             user_bytes: header.user_bytes,
+            // The producer's clock is this machine's, but for cameras that have their own.
+            taken: if header.arrival.0 > 0 { header.arrival } else { header.producer_time },
         }
     }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use protocol::frame::Header;
 use protocol::name::StreamName;
+use protocol::time::UnixMs;
 use video::cut::Cut;
 use video::fragment::PARTITION_KEY;
 
+use crate::clock::unix_ms;
 use crate::hub::{Fragment, Hub, Message, Payload};
 
 /// How often it is looked whether there is room, something is durable, or the agent ends.
@@ -54,10 +56,16 @@ impl Feeder {
         }
     }
 
-    /// Hands on a fragment, with what is to be remembered once it is durable. False when the agent ends.
+    /// Hands on a fragment that was taken now, with what is to be remembered once it is durable. False when the agent ends.
     pub(super) fn fragment(&mut self, cut: &Cut, cursor: Option<Cursor>) -> bool {
+        self.fragment_taken(cut, unix_ms(), cursor)
+    }
+
+    /// The same of one that was taken then, by this machine's clock.
+    pub(super) fn fragment_taken(&mut self, cut: &Cut, taken: UnixMs, cursor: Option<Cursor>) -> bool {
         let mut frame = Vec::with_capacity(cut.data.len() + 64 * 1024);
-        let header = Header { stream: self.stream.key(), ..Header::default() };
+        // The store notes there when it came; until then it is when it came here.
+        let header = Header { stream: self.stream.key(), arrival: taken, ..Header::default() };
         // The key is a partition key, so there is nothing to refuse.
         let sealed = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut frame);
         debug_assert!(sealed.is_ok(), "{sealed:?}");

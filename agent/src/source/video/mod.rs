@@ -1,7 +1,8 @@
 //! Cameras as a source: by RTSP, what a command writes, and films that appear in a folder, as fragments whose frames are records.
-//! Each source has a thread of its own. Never: what a fragment is (`video` knows), how it is kept and sent.
+//! Each source has a thread of its own, and so has what looks for events. Never: what a fragment is (`video` knows), how it is kept and sent.
 
 mod command;
+pub(crate) mod event;
 mod feed;
 mod folder;
 #[cfg(feature = "rtsp")]
