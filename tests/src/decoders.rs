@@ -236,7 +236,7 @@ pub fn video_demux(bytes: &[u8]) {
         let sizes: Vec<u32> = cut.fragment.frames.iter().map(|frame| frame.size).collect();
         let read = read_head(&head, sizes, cut.fragment.producer_time);
         assert_eq!(read.as_ref(), Some(&cut.fragment), "what is written can be read");
-        told(&cut.fragment, &cut.data);
+        told(&cut.fragment, &cut.data.to_vec());
     }
 }
 
@@ -309,7 +309,7 @@ pub fn video_film(bytes: &[u8]) {
     }
     for cut in &cuts {
         assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
-        told(&cut.fragment, &cut.data);
+        told(&cut.fragment, &cut.data.to_vec());
     }
 }
 

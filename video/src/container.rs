@@ -2,11 +2,15 @@
 
 use crate::VideoError;
 use crate::cut::{Cut, Cutter};
+use crate::pool::Pool;
 use crate::{demux, mkv};
 
 /// Fragments out of the bytes of a container.
 #[derive(Debug)]
-pub struct Demuxer(Kind);
+pub struct Demuxer {
+    kind: Kind,
+    pool: Pool,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -20,7 +24,13 @@ impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer(Kind::Unknown(Vec::new(), Some(Box::new(cutter))))
+        Demuxer::with_pool(cutter, Pool::default())
+    }
+
+    /// As [`new`](Self::new), with memory that others use too.
+    #[must_use]
+    pub fn with_pool(cutter: Cutter, pool: Pool) -> Demuxer {
+        Demuxer { kind: Kind::Unknown(Vec::new(), Some(Box::new(cutter))), pool }
     }
 
     /// Takes more bytes, and returns the fragments that they complete.
@@ -28,7 +38,7 @@ impl Demuxer {
     /// # Errors
     /// When they are no such container; what was complete before is kept by [`finish`](Self::finish).
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Mp4(demuxer) => return demuxer.push(bytes, out),
             Kind::Mkv(demuxer) => return demuxer.push(bytes, out),
             Kind::Unknown(begin, _) => begin.extend_from_slice(bytes),
@@ -49,7 +59,7 @@ impl Demuxer {
         if !begin.is_empty() {
             self.push(&begin, out)?;
         }
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Mp4(demuxer) => demuxer.finish(out),
             Kind::Mkv(demuxer) => demuxer.finish(out),
             Kind::Unknown(..) => Ok(()),
@@ -59,7 +69,7 @@ impl Demuxer {
     /// Bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        match &self.0 {
+        match &self.kind {
             Kind::Unknown(begin, _) => begin.len(),
             Kind::Mp4(demuxer) => demuxer.held_bytes(),
             Kind::Mkv(demuxer) => demuxer.held_bytes(),
@@ -68,12 +78,12 @@ impl Demuxer {
 
     /// Looks at what came first, and gives it back.
     fn decide(&mut self) -> Vec<u8> {
-        let Kind::Unknown(begin, cutter) = &mut self.0 else { return Vec::new() };
+        let Kind::Unknown(begin, cutter) = &mut self.kind else { return Vec::new() };
         let (begin, Some(cutter)) = (std::mem::take(begin), cutter.take()) else { return Vec::new() };
-        self.0 = if begin.starts_with(&mkv::MAGIC) {
+        self.kind = if begin.starts_with(&mkv::MAGIC) {
             Kind::Mkv(Box::new(mkv::Demuxer::new(*cutter)))
         } else {
-            Kind::Mp4(Box::new(demux::Demuxer::new(*cutter)))
+            Kind::Mp4(Box::new(demux::Demuxer::with_pool(*cutter, self.pool.clone())))
         };
         begin
     }

@@ -5,12 +5,14 @@
 pub mod codec;
 pub mod container;
 pub mod cut;
+pub mod data;
 pub mod demux;
 pub mod film;
 pub mod fragment;
 pub mod limit;
 pub mod mkv;
 pub mod mux;
+pub mod pool;
 pub mod tree;
 
 /// Why video can't be taken. The number is what the Kinesis Video Streams API calls it (PutMedia, `ErrorId`).

@@ -59,7 +59,7 @@ impl Feeder {
         let mut frame = Vec::with_capacity(cut.data.len() + 64 * 1024);
         let header = Header { stream: self.stream.key(), ..Header::default() };
         // The key is a partition key, so there is nothing to refuse.
-        let sealed = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut frame);
+        let sealed = cut.seal(PARTITION_KEY, header, &mut frame);
         debug_assert!(sealed.is_ok(), "{sealed:?}");
         self.hand(frame, cursor)
     }

@@ -160,7 +160,7 @@ pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     let _ = getrandom::fill(&mut random);
     let part_ms = call.query.number("part_ms", PART_MS.0, PART_MS.1)?;
     let cutter = Cutter::new(u64::from_le_bytes(random), said.unwrap_or(now), clock).in_parts(part_ms);
-    let demuxer = Demuxer::new(cutter);
+    let demuxer = Demuxer::with_pool(cutter, call.shared.frames.clone());
     let turn = call.shared.producers.begin(call.stream.key(), part_ms);
     let room = Room::new(&call.shared);
     if body.size_hint().exact().is_some() {
