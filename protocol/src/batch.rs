@@ -276,48 +276,48 @@ fn finish(header: Header, start: usize, out: &mut [u8]) -> Header {
     header
 }
 
-/// Appends a frame to `out` that is not compressed, of records that have one key and one time: the same bytes as a
-/// [`BatchBuilder`] makes, which copies the data twice more. The records lie one after the other in `pieces`, each as long as
-/// `lengths` says; the caller keeps to the format's bounds.
+/// The header of a frame that is not compressed, of records that have one key and one time, and its tables: the same bytes
+/// as a [`BatchBuilder`] makes, which copies the data twice more. The records lie one after the other in `pieces`, each as
+/// long as `lengths` says; the caller keeps to the format's bounds, and puts the pieces behind the tables.
 ///
 /// # Errors
 /// When it is no partition key.
-pub fn seal_plain(
+pub fn plain(
     header: Header,
     key: &str,
     time: UnixMs,
     lengths: impl IntoIterator<Item = usize>,
     pieces: &[&[u8]],
-    out: &mut Vec<u8>,
-) -> Result<Header, BatchError> {
-    let mut tables = BatchBuilder::new();
-    let index = tables.key(key, None)?;
+) -> Result<(Header, Vec<u8>), BatchError> {
+    let mut builder = BatchBuilder::new();
+    let index = builder.key(key, None)?;
     let (mut table, mut count) = (Vec::new(), 0);
     for length in lengths {
-        tables.key_runs.push(i64::from(index.0), put_index);
-        tables.time_runs.push(0, put_zigzag);
+        builder.key_runs.push(i64::from(index.0), put_index);
+        builder.time_runs.push(0, put_zigzag);
         put_varint(&mut table, length as u64);
         count += 1;
     }
+    let mut tables = Vec::with_capacity(builder.keys.len() + 64 + table.len());
+    put_varint(&mut tables, 1);
+    tables.extend_from_slice(&builder.keys);
+    builder.key_runs.write(put_index, &mut tables);
+    builder.time_runs.write(put_zigzag, &mut tables);
+    tables.extend_from_slice(&table);
     let data_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-    let start = out.len();
-    out.reserve(HEADER_BYTES + tables.keys.len() + 64 + table.len() + data_bytes);
-    out.resize(start + HEADER_BYTES, 0);
-    put_varint(out, 1);
-    out.extend_from_slice(&tables.keys);
-    tables.key_runs.write(put_index, out);
-    tables.time_runs.write(put_zigzag, out);
-    out.extend_from_slice(&table);
-    pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+    let crc = crc32c::crc32c(&tables);
     let header = Header {
+        kind: Kind::Data,
         codec: Codec::None,
-        raw_len: (out.len() - start - HEADER_BYTES) as u32,
+        total_len: (HEADER_BYTES + tables.len() + data_bytes) as u32,
+        payload_crc: pieces.iter().fold(crc, |crc, piece| crc32c::crc32c_append(crc, piece)),
+        raw_len: (tables.len() + data_bytes) as u32,
         record_count: count,
         user_bytes: (data_bytes + key.len() * count as usize) as u32,
         producer_time: time,
         ..header
     };
-    Ok(finish(header, start, out))
+    Ok((header, tables))
 }
 
 /// One record, borrowed from its batch.
@@ -681,11 +681,12 @@ mod tests {
                 records.into_iter().map(|(.., data)| ("video".to_owned(), None, UnixMs(77), data)).collect();
             let lengths = alike.iter().map(|(.., data)| data.len());
             let (one, two) = all.split_at(all.len() / 3);
-            let mut out = b"before".to_vec();
-            seal_plain(Header::default(), "video", UnixMs(77), lengths, &[one, two], &mut out).unwrap();
-            assert_eq!(out[6..], seal(&alike, Codec::None, &mut BatchBuilder::new()));
+            let (header, tables) =
+                plain(Header::default(), "video", UnixMs(77), lengths, &[one, two]).unwrap();
+            let whole = [&header.encode()[..], &tables, one, two].concat();
+            assert_eq!(whole, seal(&alike, Codec::None, &mut BatchBuilder::new()));
         }
-        let none = seal_plain(Header::default(), "", UnixMs(1), [], &[], &mut Vec::new());
+        let none = plain(Header::default(), "", UnixMs(1), [], &[]);
         assert!(none.is_err(), "an empty text is no key");
     }
 

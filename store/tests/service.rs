@@ -1,5 +1,7 @@
 //! What the store promises through its own nouns, on a real disk: kept, in order, once, and readable.
 
+use std::sync::Arc;
+
 use protocol::batch::{Batch, BatchBuilder};
 use protocol::compress::{Codec, Compressor};
 use protocol::frame::{Frame, Header};
@@ -13,8 +15,11 @@ use protocol::time::UnixMs;
 use store::api::calls::answer;
 use store::clock::Clock;
 use store::principal::{Principal, Role};
+use store::service::video::Kept;
 use store::service::{Service, Session, Settings};
 use tokio::sync::mpsc;
+use video::cut::Cut;
+use video::fragment::{Clock as WhoseClock, Config, Follows, Fragment, Frame as Picture};
 
 const PRODUCER: Producer = Producer { id: 77, epoch: 1 };
 
@@ -449,4 +454,89 @@ async fn a_stream_that_says_nothing_takes_records_of_a_mebibyte_and_none_that_ar
     assert_eq!(stored(&rig.append(1, &[("k", &data[1..])]).await), 1);
     let outcome = rig.append(2, &[("k", &data)]).await;
     assert_eq!(outcome, Outcome::Refused(RefuseCode::RecordTooLarge));
+}
+
+/// Fragments of a picture each, a second after the other, as a cutter gives them: every third one begins a group, the
+/// others are within it.
+fn parts(run: u64, count: u64) -> Vec<Cut> {
+    let config = Arc::new(Config::new(b"some moov".to_vec()));
+    let part = |n: u64| {
+        let producer_time = UnixMs(1_700_000_000_000 + run * 1_000_000 + n * 1000);
+        let frame = Picture { track: 0, key: n.is_multiple_of(3), dts: n, duration: 1, offset: 0, size: 7 };
+        let follows = if n.is_multiple_of(3) { Follows::Previous } else { Follows::Within };
+        let (clock, config) = (WhoseClock::Producer, config.clone());
+        let frames = vec![frame];
+        let fragment = Fragment { follows, run, place: n, within: 0, clock, producer_time, config, frames };
+        Cut { fragment, data: b"picture".to_vec().into() }
+    };
+    (0..count).map(part).collect()
+}
+
+/// How many were within others, as the fragments say, and as it is.
+async fn counts(rig: &Rig) -> (Vec<u64>, Vec<u64>) {
+    let (mut said, mut is, mut from) = (Vec::new(), Vec::new(), SequenceNumber(0));
+    loop {
+        let (stored, next) = rig.service.fragments(&admin(), &rig.name, from, 100).await.unwrap();
+        if stored.is_empty() {
+            return (said, is);
+        }
+        for stored in stored {
+            let before = is.last().copied().unwrap_or(0);
+            is.push(before + u64::from(stored.fragment.follows == Follows::Within));
+            said.push(stored.fragment.within);
+        }
+        from = next;
+    }
+}
+
+#[tokio::test]
+async fn parts_are_counted_through_restarts_and_whoever_else_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    for start in 0..3 {
+        let rig = Rig::open(dir.path());
+        rig.service.open_video(&admin(), &rig.name).await.unwrap();
+        let put = async |cut: &Cut| rig.service.put_fragment(&admin(), &rig.name, cut).await.unwrap();
+        // One writer alone, then two in turn.
+        for cut in parts(start * 10, 20) {
+            put(&cut).await;
+        }
+        for (one, other) in parts(start * 10 + 1, 20).iter().zip(&parts(start * 10 + 2, 20)) {
+            put(one).await;
+            put(other).await;
+        }
+        // What is there already does not count again.
+        assert!(matches!(put(&parts(start * 10 + 2, 20)[19]).await, Kept::Again(_)));
+        let (said, is) = counts(&rig).await;
+        assert_eq!(said, is, "after {start} restarts");
+        assert_eq!(said.len() as u64, (start + 1) * 60);
+        rig.service.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_at_the_same_time_count_no_part_twice_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(dir.path());
+    rig.service.open_video(&admin(), &rig.name).await.unwrap();
+    let writer = |run: u64| {
+        let (service, name) = (rig.service.clone(), rig.name.clone());
+        tokio::spawn(async move {
+            for cut in parts(run, 60) {
+                service.put_fragment(&admin(), &name, &cut).await.unwrap();
+            }
+        })
+    };
+    let (one, other) = (writer(1), writer(2));
+    one.await.unwrap();
+    other.await.unwrap();
+    let (said, is) = counts(&rig).await;
+    assert_eq!(said.len(), 120);
+    // Two that were put at the same moment took the same place; never does the count run ahead.
+    assert!(said.iter().zip(&is).all(|(said, is)| said <= is), "{said:?}");
+    // Whoever comes next goes on from what the newest says.
+    let newest = *said.last().unwrap();
+    for cut in parts(3, 3) {
+        rig.service.put_fragment(&admin(), &rig.name, &cut).await.unwrap();
+    }
+    assert_eq!(counts(&rig).await.0[120..], [newest, newest + 1, newest + 2]);
 }

@@ -232,6 +232,9 @@ fn compare(place: &Place, writer: &Writer, rng: &mut Rng) {
             let due = kept.iter().find(|batch| batch.header.arrival >= time);
             let want = due.map_or(tail, |batch| batch.header.first_sequence);
             assert_eq!(reader.at_time(*id, time), Ok(want), "{place:?}: {id} at {time:?}");
+            let made = kept.iter().rfind(|batch| batch.header.producer_time <= time);
+            let want = made.map_or(first, |batch| batch.header.first_sequence);
+            assert_eq!(reader.at_producer_time(*id, time), Ok(want), "{place:?}: {id} made at {time:?}");
         }
         for _ in 0..4 {
             let from = at(rng.between(0, tail.0));

@@ -172,7 +172,8 @@ fn raw(codec: u8, film: &[u8]) -> Vec<u8> {
     let mut out = vec![70, codec];
     for cut in &cuts {
         let tracks = video::codec::tracks(&cut.fragment.config).unwrap();
-        let mut rest = &cut.data[..];
+        let whole = cut.data.to_vec();
+        let mut rest = &whole[..];
         for frame in &cut.fragment.frames {
             let (data, after) = rest.split_at(frame.size as usize);
             rest = after;

@@ -240,7 +240,7 @@ pub fn video_demux(bytes: &[u8]) {
         let sizes: Vec<u32> = cut.fragment.frames.iter().map(|frame| frame.size).collect();
         let read = read_head(&head, sizes, cut.fragment.producer_time);
         assert_eq!(read.as_ref(), Some(&cut.fragment), "what is written can be read");
-        told(&cut.fragment, &cut.data);
+        told(&cut.fragment, &cut.data.to_vec());
     }
 }
 
@@ -313,7 +313,7 @@ pub fn video_film(bytes: &[u8]) {
     }
     for cut in &cuts {
         assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
-        told(&cut.fragment, &cut.data);
+        told(&cut.fragment, &cut.data.to_vec());
     }
 }
 
@@ -331,7 +331,7 @@ fn video_mkv(bytes: &[u8]) {
     for one in &all {
         if let mkv::Told::Cut(cut) = one {
             assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
-            told(&cut.fragment, &cut.data);
+            told(&cut.fragment, &cut.data.to_vec());
         }
     }
 }
@@ -359,7 +359,7 @@ fn video_raw(bytes: &[u8]) {
     assert!(kept <= rest.len() * 2, "what is kept has come");
     for cut in &cuts {
         assert_eq!(cut.fragment.data_bytes(), cut.data.len() as u64);
-        told(&cut.fragment, &cut.data);
+        told(&cut.fragment, &cut.data.to_vec());
     }
 }
 

@@ -27,6 +27,10 @@ const FRAMES_PER_S: u64 = 30;
 /// A fragment has two seconds, as cameras are set mostly.
 const FRAGMENT_FRAMES: u64 = 60;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When streams begin of which frames are asked for by their time.
+const START_MS: u64 = 1_795_176_000_000;
+
+mod kept;
 
 /// How it is set.
 #[derive(Debug, Clone)]
@@ -41,9 +45,12 @@ pub struct Plan {
     pub bits_per_s: u64,
     /// Hours of the stream that single frames are taken from.
     pub hours: u64,
+    /// Days of the stream that is kept when the store is started again, in as many segments as a camera's; none: 0.
+    pub kept_days: u64,
 }
 
 /// Makes fragmented MP4.
+#[derive(Clone)]
 struct Camera {
     config: Arc<Config>,
     ids: Vec<u32>,
@@ -220,19 +227,67 @@ pub async fn run(plan: &Plan) -> io::Result<Figures> {
     }
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let store = StoreProcess::start(&plan.dir, &["--insecure-http", &address.to_string()]).await?;
+    let endpoint = endpoint_of(&store, address)?;
+    let camera = Camera::new()?;
+    let mut bench = Bench { plan, store: &store, endpoint, camera, figures: Figures::new() };
+    if plan.seconds > 0 {
+        bench.cameras()?;
+        bench.flat_out()?;
+        bench.films()?;
+        bench.hours(1)?;
+        bench.hours(plan.hours)?;
+    }
+    let mut figures = std::mem::take(&mut bench.figures);
+    if plan.kept_days > 0 {
+        drop(store);
+        figures.extend(days(plan).await?);
+    }
+    Ok(figures)
+}
+
+/// One frame out of many days, and starts after kill -9 with them.
+async fn days(plan: &Plan) -> io::Result<Figures> {
+    if plan.dir.exists() {
+        std::fs::remove_dir_all(&plan.dir)?;
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?)).to_string();
+    let segment_bytes = kept::segment_bytes(plan.bits_per_s).to_string();
+    let args = ["--insecure-http", &address, "--segment-bytes", &segment_bytes];
+    let mut store = StoreProcess::start(&plan.dir, &args).await?;
+    let endpoint = endpoint_of(&store, address.parse().map_err(io::Error::other)?)?;
+    let camera = Camera::new()?;
+    let mut figures = Figures::new();
+    for (name, fragments) in [("hour", 3600), ("days", plan.kept_days * 86_400)] {
+        let fragments = fragments * FRAMES_PER_S / FRAGMENT_FRAMES;
+        kept::fill(&store, &camera, name, fragments).await?;
+        let mut bench =
+            Bench { plan, store: &store, endpoint: endpoint.clone(), camera: camera.clone(), figures };
+        bench.one_frame(name, &format!("{name} kept"), fragments)?;
+        figures = bench.figures;
+    }
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        store.kill()?;
+        let begin = clock::now();
+        store.up().await?;
+        times.push(clock::now().duration_since(begin));
+    }
+    let memory = store.process.as_ref().map_or(0, |process| process.memory_bytes("VmRSS") >> 20);
+    let said = format!(
+        "{:.0} ms until it answers (of 5: {:.0} at most), {memory} MiB",
+        at(&mut times, 0.5),
+        at(&mut times, 1.0)
+    );
+    figures.push((format!("a start with {} days kept", plan.kept_days), said));
+    Ok(figures)
+}
+
+fn endpoint_of(store: &StoreProcess, address: SocketAddr) -> io::Result<Endpoint> {
     let credentials = std::fs::read_to_string(store.data.join("admin.credentials"))?;
     let mut values =
         credentials.lines().filter_map(|line| line.split_once('=')).map(|(_, value)| value.trim());
     let pair = [values.next().unwrap_or_default(), values.next().unwrap_or_default()].join(":");
-    let endpoint = Endpoint { address, authorization: STANDARD.encode(pair) };
-    let camera = Camera::new()?;
-    let mut bench = Bench { plan, store: &store, endpoint, camera, figures: Figures::new() };
-    bench.cameras()?;
-    bench.flat_out()?;
-    bench.one_frame(1)?;
-    bench.one_frame(plan.hours)?;
-    bench.films()?;
-    Ok(bench.figures)
+    Ok(Endpoint { address, authorization: STANDARD.encode(pair) })
 }
 
 impl Bench<'_> {
@@ -333,15 +388,14 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One frame by its number, and by its time, out of so many hours; the frames are small, so that this is soon made.
-    fn one_frame(&mut self, hours: u64) -> io::Result<()> {
+    /// One frame out of so many hours; the frames are small, so that this is soon made.
+    fn hours(&mut self, hours: u64) -> io::Result<()> {
         const FRAME_BYTES: usize = 64;
-        const ASKED: u64 = 2000;
         let stream = format!("hours-{hours}");
         let fragments = hours * 3600 * FRAMES_PER_S / FRAGMENT_FRAMES;
         let mut producer = Producer::begin(
             &self.endpoint,
-            &format!("{stream}?producer_time=1795176000000"),
+            &format!("{stream}?producer_time={START_MS}"),
             &self.camera.init(),
         )?;
         for n in 0..fragments {
@@ -352,6 +406,12 @@ impl Bench<'_> {
             }
         }
         producer.finish()?;
+        self.one_frame(&stream, &format!("{hours} h"), fragments)
+    }
+
+    /// One frame by its number, and by its time, out of so many fragments.
+    fn one_frame(&mut self, stream: &str, of: &str, fragments: u64) -> io::Result<()> {
+        const ASKED: u64 = 2000;
         let mut connection = self.endpoint.open()?;
         let (mut rng, mut sink) = (Rng::new(3), Vec::new());
         for by_time in [false, true] {
@@ -360,7 +420,7 @@ impl Bench<'_> {
                 let number = rng.below(fragments * FRAGMENT_FRAMES);
                 let path = if by_time {
                     let ticks = number * u64::from(self.camera.frame_ticks);
-                    let time = 1_795_176_000_000 + ticks * 1000 / u64::from(self.camera.timescale);
+                    let time = START_MS + ticks * 1000 / u64::from(self.camera.timescale);
                     format!("{stream}/frames?from=producer:{time}&count=1&meta=1")
                 } else {
                     format!("{stream}/frames/{number}")
@@ -381,7 +441,7 @@ impl Bench<'_> {
             let by = if by_time { "time" } else { "number" };
             let said =
                 format!("p50 {:.2} ms, p99 {:.2} ms over HTTP", at(&mut times, 0.5), at(&mut times, 0.99));
-            self.say(format!("a frame by its {by}, of {hours} h"), said);
+            self.say(format!("a frame by its {by}, of {of}"), said);
         }
         Ok(())
     }

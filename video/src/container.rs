@@ -5,6 +5,7 @@ use protocol::time::UnixMs;
 use crate::VideoError;
 use crate::annexb::{self, Rate};
 use crate::cut::{Cut, Cutter};
+use crate::pool::Pool;
 use crate::{demux, mkv};
 
 /// Fragments out of the bytes of a container.
@@ -14,6 +15,7 @@ pub struct Demuxer {
     /// For a stream without times: what somebody said, and when what comes has come.
     rate: Option<Rate>,
     now: Option<UnixMs>,
+    pool: Pool,
 }
 
 #[derive(Debug)]
@@ -29,13 +31,20 @@ impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer { kind: Kind::Unknown(Vec::new(), Some(Box::new(cutter))), rate: None, now: None }
+        let kind = Kind::Unknown(Vec::new(), Some(Box::new(cutter)));
+        Demuxer { kind, rate: None, now: None, pool: Pool::default() }
     }
 
     /// The same; where nothing in what comes says when frames are shown, so many are in a second.
     #[must_use]
-    pub fn with_rate(cutter: Cutter, rate: Option<Rate>) -> Demuxer {
-        Demuxer { rate, ..Demuxer::new(cutter) }
+    pub fn with_rate(self, rate: Option<Rate>) -> Demuxer {
+        Demuxer { rate, ..self }
+    }
+
+    /// The same, with memory that others use too.
+    #[must_use]
+    pub fn with_pool(self, pool: Pool) -> Demuxer {
+        Demuxer { pool, ..self }
     }
 
     /// What is pushed from now on came at this time: for streams in which nothing says when frames are shown.
@@ -107,7 +116,7 @@ impl Demuxer {
                 }
                 Kind::Raw(Box::new(demuxer))
             }
-            _ => Kind::Mp4(Box::new(demux::Demuxer::new(*cutter))),
+            _ => Kind::Mp4(Box::new(demux::Demuxer::with_pool(*cutter, self.pool.clone()))),
         };
         begin
     }

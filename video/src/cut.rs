@@ -4,10 +4,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use protocol::batch::BatchError;
+use protocol::frame::Header;
 use protocol::time::UnixMs;
 
 use crate::VideoError;
 use crate::codec::{Track, TrackKind};
+use crate::data::Data;
 use crate::fragment::{Clock, Config, Follows, Fragment, Frame};
 use crate::limit::{
     AUDIO_FRAGMENT_MS, FRAGMENT_BYTES_MAX, FRAGMENT_FRAMES_MAX, FRAGMENT_MS_MAX, FRAME_BYTES_MAX, GAP_MS,
@@ -39,7 +43,18 @@ pub struct Cut {
     /// All but the bytes.
     pub fragment: Fragment,
     /// The frames, one after the other.
-    pub data: Vec<u8>,
+    pub data: Data,
+}
+
+impl Cut {
+    /// Appends it as a frame of the log: see [`Fragment::seal`].
+    ///
+    /// # Errors
+    /// When the partition key is none.
+    pub fn seal(&self, key: &str, header: Header, out: &mut Vec<u8>) -> Result<Header, BatchError> {
+        let pieces: Vec<&[u8]> = self.data.pieces().iter().map(AsRef::as_ref).collect();
+        self.fragment.seal_pieces(key, &pieces, header, out)
+    }
 }
 
 /// One run of a producer: from where it began to send until it stops.
@@ -66,7 +81,9 @@ pub struct Cutter {
     /// The fragment that is open, with the parts of it that were given.
     open: Option<Open>,
     frames: Vec<Frame>,
-    data: Vec<u8>,
+    data: Data,
+    /// What was copied and is not in `data` yet.
+    copied: Vec<u8>,
 }
 
 /// What there is of a fragment so far.
@@ -100,7 +117,8 @@ impl Cutter {
             part_ms: None,
             open: None,
             frames: Vec::new(),
-            data: Vec::new(),
+            data: Data::default(),
+            copied: Vec::new(),
         }
     }
 
@@ -157,45 +175,93 @@ impl Cutter {
     /// # Errors
     /// When it is too large to be kept; nothing changes then.
     pub fn push(&mut self, sample: Sample<'_>) -> Result<Option<Cut>, VideoError> {
-        if sample.data.len() > FRAME_BYTES_MAX {
-            let (bytes, max) = (sample.data.len() as u64, FRAME_BYTES_MAX as u64);
+        self.push_in(sample, None)
+    }
+
+    /// As [`push`](Self::push), but the frame lies in `whole` and stays there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_part(&mut self, sample: Sample<'_>, whole: &Bytes) -> Result<Option<Cut>, VideoError> {
+        self.push_in(sample, Some(whole))
+    }
+
+    fn push_in(&mut self, sample: Sample<'_>, whole: Option<&Bytes>) -> Result<Option<Cut>, VideoError> {
+        let Sample { track, key, data, .. } = sample;
+        if data.len() > FRAME_BYTES_MAX {
+            let (bytes, max) = (data.len() as u64, FRAME_BYTES_MAX as u64);
             return Err(VideoError::TooLarge { what: "a frame", bytes, max });
         }
-        let track = usize::from(sample.track);
-        let Some(timescale) = self.timescales.get(track).copied() else {
-            return Err(VideoError::UnknownTrack { at: 0, track: u32::from(sample.track) });
+        let place = usize::from(track);
+        let Some(timescale) = self.timescales.get(place).copied() else {
+            return Err(VideoError::UnknownTrack { at: 0, track: u32::from(track) });
         };
+        let cut = self.make_way(track, key, sample.dts, data.len());
         let dts = self.shifted(sample.dts, timescale);
-        let expected = self.expected[track];
-        let jump_ms = expected.map_or(0, |expected| {
-            let (dts, expected) = (i128::from(dts), i128::from(expected));
-            ((dts - expected) * 1000 / i128::from(timescale)) as i64
-        });
-        let lost = std::mem::take(&mut self.lost) && self.place + self.frames.len() as u64 > 0;
-        let jumps = lost || sample.track == 0 && jump_ms.abs() > GAP_MS;
-        let mut cut = None;
-        if jumps || self.cuts(&sample, dts, timescale) {
-            cut = self.flush();
-        }
-        if jumps {
+        if let Some(jump_ms) = self.jump_ms(track, dts, timescale) {
             self.follows = Follows::Gap(jump_ms);
         }
-        self.stretch(sample.track, dts, expected);
+        self.lost = false;
+        self.stretch(track, dts, self.expected[place]);
         let began_ms = ms_of(dts, timescale);
         let open = self.open.get_or_insert(Open { began_ms, frames: 0, bytes: 0 });
         open.frames += 1;
-        open.bytes += sample.data.len();
+        open.bytes += data.len();
         self.frames.push(Frame {
-            track: sample.track,
-            key: sample.key,
-            dts: self.next_of(sample.track).unwrap_or(dts),
+            track,
+            key,
+            dts: self.next_of(track).unwrap_or(dts),
             duration: sample.duration,
             offset: sample.offset,
-            size: sample.data.len() as u32,
+            size: data.len() as u32,
         });
-        self.data.extend_from_slice(sample.data);
-        self.expected[track] = Some(dts + u64::from(sample.duration));
+        self.put(data, whole);
+        self.expected[place] = Some(dts + u64::from(sample.duration));
         Ok(cut)
+    }
+
+    /// Gives the fragment that is open where the frame which comes next does not belong to it: as soon as its place is
+    /// known, before its bytes are there.
+    pub fn make_way(&mut self, track: u8, key: bool, dts: u64, bytes: usize) -> Option<Cut> {
+        self.open?;
+        let timescale = self.timescales.get(usize::from(track)).copied()?;
+        let dts = self.shifted(dts, timescale);
+        let ends =
+            self.jump_ms(track, dts, timescale).is_some() || self.cuts((track, key), dts, timescale, bytes);
+        if ends { self.flush() } else { None }
+    }
+
+    /// How far times jump to this one, where those of the first track do, or something was lost before it.
+    fn jump_ms(&self, track: u8, dts: u64, timescale: u32) -> Option<i64> {
+        let jump_ms = self.expected[usize::from(track)].map_or(0, |expected| {
+            ((i128::from(dts) - i128::from(expected)) * 1000 / i128::from(timescale)) as i64
+        });
+        let lost = self.lost && self.place + self.frames.len() as u64 > 0;
+        (lost || track == 0 && jump_ms.abs() > GAP_MS).then_some(jump_ms)
+    }
+
+    fn put(&mut self, data: &[u8], whole: Option<&Bytes>) {
+        match whole {
+            None => self.copied.extend_from_slice(data),
+            Some(whole) => {
+                self.gather();
+                self.data.push_part(whole, data);
+            }
+        }
+    }
+
+    /// What was copied comes behind what was not.
+    fn gather(&mut self) {
+        if !self.copied.is_empty() {
+            self.data.push(std::mem::take(&mut self.copied).into());
+        }
+    }
+
+    /// Keeps no more of `whole_bytes`, in which frames lie, than it needs, where that is much more.
+    pub fn settle(&mut self, whole_bytes: usize) {
+        if self.data.len() < whole_bytes / 2 {
+            self.data.detach();
+        }
     }
 
     /// A container's time on the stream's timeline.
@@ -206,13 +272,13 @@ impl Cutter {
         u64::try_from(i128::from(dts) + shift).unwrap_or(0)
     }
 
-    fn cuts(&self, sample: &Sample<'_>, dts: u64, timescale: u32) -> bool {
+    fn cuts(&self, (track, key): (u8, bool), dts: u64, timescale: u32, bytes: usize) -> bool {
         let Some(open) = &self.open else { return false };
         let lasts = ms_of(dts, timescale).saturating_sub(open.began_ms);
-        let full = open.bytes + sample.data.len() > FRAGMENT_BYTES_MAX
+        let full = open.bytes + bytes > FRAGMENT_BYTES_MAX
             || open.frames >= FRAGMENT_FRAMES_MAX
             || lasts >= FRAGMENT_MS_MAX;
-        let leads = sample.track == 0 && sample.key;
+        let leads = track == 0 && key;
         let at_key =
             if self.has_video { leads && lasts >= FRAGMENT_MS_MIN } else { lasts >= AUDIO_FRAGMENT_MS };
         full || at_key
@@ -279,8 +345,10 @@ impl Cutter {
         self.follows = next;
         self.place += 1;
         // The next one will be about as long: grown from nothing it would be copied as it grows.
-        let next = Vec::with_capacity(self.data.len() + self.data.len() / 8);
-        Some(Cut { fragment, data: std::mem::replace(&mut self.data, next) })
+        let next = Vec::with_capacity(self.copied.len() + self.copied.len() / 8);
+        self.gather();
+        self.copied = next;
+        Some(Cut { fragment, data: std::mem::take(&mut self.data) })
     }
 }
 
@@ -390,7 +458,7 @@ mod tests {
                 if part.fragment.follows == Follows::Within {
                     let last = together.last_mut().unwrap();
                     last.fragment.frames.extend(part.fragment.frames);
-                    last.data.extend(part.data);
+                    part.data.pieces().iter().for_each(|piece| last.data.push(piece.clone()));
                 } else {
                     together.push(part);
                 }

@@ -10,6 +10,7 @@ use crate::codec::{TrackKind, kind, tracks_of};
 use crate::cut::{Cut, Cutter, Sample};
 use crate::fragment::Config;
 use crate::limit::{CONFIG_BYTES_MAX, MDAT_BYTES_MAX, MOOF_BYTES_MAX, MOOF_FRAMES_MAX, TRACKS_MAX};
+use crate::pool::Pool;
 use crate::tree;
 
 /// A sample that can't be decoded alone (ISO/IEC 14496-12, `sample_flags`).
@@ -27,6 +28,9 @@ struct Known {
     next: u64,
 }
 
+/// The buffer's memory is kept up to this many bytes: an ordinary `moof`.
+const BUFFER_BYTES_KEPT: usize = 4 << 10;
+
 /// Where a frame of a `moof` is.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -39,14 +43,46 @@ struct Place {
     size: u32,
 }
 
+/// The frames of a `moof`: its `mdat`, as far as it has come, its head with it.
+#[derive(Debug)]
+struct Mdat {
+    bytes: Vec<u8>,
+    head: usize,
+    size: usize,
+    places: Vec<Place>,
+}
+
+/// Memory for frames is taken in steps of so much at least: who says that many come need not send them.
+const MDAT_STEP_BYTES: usize = 512 << 10;
+
+impl Mdat {
+    /// Takes what is its own: how many bytes.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let used = bytes.len().min(self.size - self.bytes.len());
+        if self.bytes.len() + used > self.bytes.capacity() {
+            let step = used.max(self.bytes.len()).max(MDAT_STEP_BYTES);
+            self.bytes.reserve_exact(step.min(self.size - self.bytes.len()));
+        }
+        self.bytes.extend_from_slice(&bytes[..used]);
+        used
+    }
+
+    fn is_whole(&self) -> bool {
+        self.bytes.len() == self.size
+    }
+}
+
 /// Fragments out of the bytes of fragmented MP4.
 #[derive(Debug)]
 pub struct Demuxer {
     cutter: Cutter,
-    /// What has come and was not used yet.
+    pool: Pool,
+    /// What has come of a box that is not whole yet.
     buffer: Vec<u8>,
-    /// Bytes before the buffer.
+    /// Bytes before the buffer, or before the frames.
     at: u64,
+    /// Frames that come.
+    mdat: Option<Mdat>,
     /// Bytes of a box that nobody needs and that have not come yet.
     skip: u64,
     tracks: Vec<Known>,
@@ -59,26 +95,26 @@ impl Demuxer {
     /// What comes is one run of this cutter's.
     #[must_use]
     pub fn new(cutter: Cutter) -> Demuxer {
-        Demuxer { cutter, buffer: Vec::new(), at: 0, skip: 0, tracks: Vec::new(), moof: None, begun: false }
+        Demuxer::with_pool(cutter, Pool::default())
+    }
+
+    /// As [`new`](Self::new), with memory that others use too.
+    #[must_use]
+    pub fn with_pool(cutter: Cutter, pool: Pool) -> Demuxer {
+        let (buffer, tracks) = (Vec::new(), Vec::new());
+        Demuxer { cutter, pool, buffer, at: 0, mdat: None, skip: 0, tracks, moof: None, begun: false }
     }
 
     /// Takes more bytes, and returns the fragments that they complete.
     ///
     /// # Errors
     /// When they are no fragmented MP4; what was complete before is kept by [`finish`](Self::finish).
-    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        self.buffer.extend_from_slice(bytes);
-        let mut used = 0usize;
-        let result = loop {
-            match self.step(used, out) {
-                Ok(0) => break Ok(()),
-                Ok(more) => used += more,
-                Err(error) => break Err(error),
-            }
-        };
-        self.buffer.drain(..used);
-        self.at += used as u64;
-        result
+    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<Cut>) -> Result<(), VideoError> {
+        while !bytes.is_empty() {
+            let used = self.take(bytes, out)?;
+            bytes = &bytes[used..];
+        }
+        Ok(())
     }
 
     /// Nothing more comes. Returns the last fragment, and says if something was cut off.
@@ -87,10 +123,10 @@ impl Demuxer {
     /// When what came ends in the middle of a box: those frames are not in any fragment.
     pub fn finish(&mut self, out: &mut Vec<Cut>) -> Result<(), VideoError> {
         out.extend(self.cutter.flush());
-        if self.buffer.is_empty() && self.skip == 0 && self.moof.is_none() {
+        if self.buffer.is_empty() && self.skip == 0 && self.moof.is_none() && self.mdat.is_none() {
             return Ok(());
         }
-        let bytes = self.buffer.len();
+        let bytes = self.buffer.len() + self.mdat.as_ref().map_or(0, |mdat| mdat.bytes.len());
         let why = format!("it ends in the middle of a box: its last {bytes} bytes are not kept");
         Err(VideoError::Invalid { at: self.at, why })
     }
@@ -98,19 +134,44 @@ impl Demuxer {
     /// Bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.buffer.capacity()
+        self.buffer.capacity() + self.mdat.as_ref().map_or(0, |mdat| mdat.bytes.capacity())
     }
 
-    /// Uses what stands at `from` in the buffer: how many bytes; 0 where more must come.
-    fn step(&mut self, from: usize, out: &mut Vec<Cut>) -> Result<usize, VideoError> {
-        let at = self.at + from as u64;
-        let rest = &self.buffer[from..];
+    /// Uses what comes next: how many bytes, at least one.
+    fn take(&mut self, bytes: &[u8], out: &mut Vec<Cut>) -> Result<usize, VideoError> {
         if self.skip > 0 {
-            let skipped = (rest.len() as u64).min(self.skip);
+            let skipped = (bytes.len() as u64).min(self.skip);
             self.skip -= skipped;
+            self.at += skipped;
             return Ok(skipped as usize);
         }
-        let Some(head) = tree::box_head(rest, at)? else { return Ok(0) };
+        if let Some(mdat) = &mut self.mdat {
+            let used = mdat.take(bytes);
+            self.end_mdat(out)?;
+            return Ok(used);
+        }
+        let want = self.want()?;
+        let used = bytes.len().min(want - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..used]);
+        if self.buffer.len() == want {
+            self.step(out)?;
+        }
+        Ok(used)
+    }
+
+    /// So long the buffer is to become: more than it is.
+    fn want(&self) -> Result<usize, VideoError> {
+        let Some(head) = tree::box_head(&self.buffer, self.at)? else {
+            return Ok(if self.buffer.len() < 8 { 8 } else { 16 });
+        };
+        // What is looked at as a whole is not longer than a moof, and nothing else gets here.
+        Ok(usize::try_from(head.size).unwrap_or(MOOF_BYTES_MAX))
+    }
+
+    /// The buffer has the head of a box, or all of one.
+    fn step(&mut self, out: &mut Vec<Cut>) -> Result<(), VideoError> {
+        let at = self.at;
+        let Some(head) = tree::box_head(&self.buffer, at)? else { return Ok(()) };
         let invalid = |why: String| VideoError::Invalid { at, why };
         if !self.begun
             && !matches!(&head.kind, b"ftyp" | b"styp" | b"moov" | b"sidx" | b"prft" | b"emsg" | b"free")
@@ -134,7 +195,8 @@ impl Demuxer {
             }
             kind if kind.iter().all(u8::is_ascii_graphic) => {
                 self.skip = head.size - head.head as u64;
-                return Ok(head.head);
+                self.done();
+                return Ok(());
             }
             kind => {
                 return Err(invalid(format!(
@@ -147,22 +209,30 @@ impl Demuxer {
             return Err(VideoError::TooLarge { what, bytes: head.size, max: max as u64 });
         }
         let size = head.size as usize;
-        if rest.len() < size {
-            return Ok(0);
+        if &head.kind == b"mdat" {
+            return self.begin_mdat(head.head, size, out);
         }
-        match &head.kind {
-            b"moov" => self.on_moov(from, size, at, out)?,
-            b"moof" => {
-                let bytes = &self.buffer[from..from + size];
-                self.moof = Some((decode::<Moof>(bytes, at)?, at));
-            }
-            _ => self.on_mdat(from, head.head, size, out)?,
+        if self.buffer.len() < size {
+            return Ok(());
         }
-        Ok(size)
+        if &head.kind == b"moov" {
+            self.on_moov(size, at, out)?;
+        } else {
+            self.moof = Some((decode::<Moof>(&self.buffer, at)?, at));
+        }
+        self.done();
+        Ok(())
     }
 
-    fn on_moov(&mut self, from: usize, size: usize, at: u64, out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        let mut moov = decode::<Moov>(&self.buffer[from..from + size], at)?;
+    /// The buffer is used up.
+    fn done(&mut self) {
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+    }
+
+    fn on_moov(&mut self, size: usize, at: u64, out: &mut Vec<Cut>) -> Result<(), VideoError> {
+        let mut moov = decode::<Moov>(&self.buffer[..size], at)?;
         let invalid = |why: &str| VideoError::Invalid { at, why: why.to_owned() };
         if moov.trak.is_empty() {
             return Err(invalid("a moov without tracks"));
@@ -180,7 +250,7 @@ impl Demuxer {
         let mut bytes = Vec::new();
         if moov.encode(&mut bytes).is_err() {
             // With a codec that nobody here knows: as it came.
-            bytes = self.buffer[from..from + size].to_vec();
+            bytes = self.buffer[..size].to_vec();
         }
         if bytes.len() > CONFIG_BYTES_MAX {
             let (bytes, max) = (bytes.len() as u64, CONFIG_BYTES_MAX as u64);
@@ -205,28 +275,41 @@ impl Demuxer {
         Ok(())
     }
 
-    fn on_mdat(
-        &mut self,
-        from: usize,
-        head: usize,
-        size: usize,
-        out: &mut Vec<Cut>,
-    ) -> Result<(), VideoError> {
+    /// The frames come now; where they will be is known.
+    fn begin_mdat(&mut self, head: usize, size: usize, out: &mut Vec<Cut>) -> Result<(), VideoError> {
         let Some((moof, moof_at)) = self.moof.take() else { return Ok(()) };
-        let mdat_at = self.at + from as u64;
-        let places = self.places(&moof, moof_at, mdat_at + head as u64)?;
-        let mdat = &self.buffer[from..from + size];
+        let places = self.places(&moof, moof_at, self.at + head as u64)?;
+        if let Some(first) = places.first() {
+            // What is there need not wait for these.
+            out.extend(self.cutter.make_way(first.track, first.key, first.dts, first.size as usize));
+        }
+        let bytes = self.pool.take(size.min(MDAT_STEP_BYTES));
+        let mut mdat = Mdat { bytes, head, size, places };
+        mdat.take(&self.buffer);
+        self.buffer.clear();
+        self.mdat = Some(mdat);
+        self.end_mdat(out)
+    }
+
+    /// Takes the frames of an `mdat`, once it is whole.
+    fn end_mdat(&mut self, out: &mut Vec<Cut>) -> Result<(), VideoError> {
+        let Some(Mdat { bytes, head, size, places }) = self.mdat.take_if(|mdat| mdat.is_whole()) else {
+            return Ok(());
+        };
+        let mdat = self.pool.lend(bytes);
         for place in places {
-            let start = place.at.checked_sub(mdat_at).and_then(|start| usize::try_from(start).ok());
+            let start = place.at.checked_sub(self.at).and_then(|start| usize::try_from(start).ok());
             let data = start.and_then(|start| mdat.get(start..start.checked_add(place.size as usize)?));
             let Some(data) = data.filter(|_| start >= Some(head)) else {
                 let why = format!("a frame of {} bytes that is not in the mdat after its moof", place.size);
                 return Err(VideoError::Invalid { at: place.at, why });
             };
             let Place { track, key, dts, duration, offset, .. } = place;
-            out.extend(self.cutter.push(Sample { track, key, dts, duration, offset, data })?);
+            out.extend(self.cutter.push_part(Sample { track, key, dts, duration, offset, data }, &mdat)?);
             out.extend(self.cutter.part());
         }
+        self.cutter.settle(size);
+        self.at += size as u64;
         Ok(())
     }
 

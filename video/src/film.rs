@@ -382,7 +382,7 @@ mod tests {
                 dts += u64::from(*duration);
             }
             let want: Vec<u8> = made.iter().flat_map(|(_, _, _, bytes)| bytes.clone()).collect();
-            let data: Vec<u8> = cuts.iter().flat_map(|cut| cut.data.clone()).collect();
+            let data: Vec<u8> = cuts.iter().flat_map(|cut| cut.data.to_vec()).collect();
             prop_assert_eq!(data, want);
         }
 

@@ -15,9 +15,9 @@
 //! Flags: two bits for the track, then key, duration as the frame before on this track, offset as the frame before on
 //! this track, offset in units of the duration. How long a frame is, is in the batch's own table. Little-endian.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use protocol::batch::{self, Batch};
+use protocol::batch::{self, Batch, BatchError};
 use protocol::bytes::{Cursor, put_varint, put_zigzag};
 
 use protocol::frame::Header;
@@ -25,6 +25,7 @@ use protocol::time::UnixMs;
 use sha2::{Digest, Sha256};
 
 use crate::VideoError;
+use crate::codec;
 use crate::limit::{CONFIG_BYTES_MAX, FRAGMENT_FRAMES_MAX, HEAD_BYTES_MAX, TRACKS_MAX};
 
 const MAGIC: [u8; 4] = *b"KVF1";
@@ -38,19 +39,28 @@ const SAME_OFFSET: u8 = 1 << 4;
 const OFFSET_IN_DURATIONS: u8 = 1 << 5;
 
 /// What frames were made with: tracks, codecs, timescales.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Config {
     moov: Vec<u8>,
-    id: u64,
+    /// What is made of it, once somebody asks: every fragment of a camera asks again.
+    id: OnceLock<u64>,
+    packed: OnceLock<Vec<u8>>,
+    timescales: OnceLock<Vec<u32>>,
 }
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Config) -> bool {
+        self.moov == other.moov
+    }
+}
+
+impl Eq for Config {}
 
 impl Config {
     /// Of an MP4 `moov` box, as [`crate::demux`] writes it.
     #[must_use]
     pub fn new(moov: Vec<u8>) -> Config {
-        let mut id = [0; 8];
-        id.copy_from_slice(&Sha256::digest(&moov)[..8]);
-        Config { id: u64::from_le_bytes(id), moov }
+        Config { moov, id: OnceLock::new(), packed: OnceLock::new(), timescales: OnceLock::new() }
     }
 
     /// The `moov` box.
@@ -62,7 +72,27 @@ impl Config {
     /// The same for the same configuration, in every stream.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{:016x}", self.id)
+        let id = self.id.get_or_init(|| {
+            let mut id = [0; 8];
+            id.copy_from_slice(&Sha256::digest(&self.moov)[..8]);
+            u64::from_le_bytes(id)
+        });
+        format!("{id:016x}")
+    }
+
+    /// As it stands in heads.
+    fn packed(&self) -> &[u8] {
+        self.packed.get_or_init(|| lz4_flex::compress_prepend_size(&self.moov))
+    }
+
+    /// In how many units a second is counted on a track; nothing where there is no such track.
+    #[must_use]
+    pub fn timescale(&self, track: u8) -> Option<u32> {
+        let timescales = self.timescales.get_or_init(|| {
+            let tracks = codec::tracks(self).unwrap_or_default();
+            tracks.iter().map(|track| track.timescale).collect()
+        });
+        timescales.get(usize::from(track)).copied()
     }
 }
 
@@ -176,9 +206,9 @@ impl Fragment {
         out.extend_from_slice(&self.run.to_le_bytes());
         put_varint(&mut out, self.place);
         out.push(u8::from(self.clock == Clock::Arrival));
-        let config = lz4_flex::compress_prepend_size(&self.config.moov);
+        let config = self.config.packed();
         put_varint(&mut out, config.len() as u64);
-        out.extend_from_slice(&config);
+        out.extend_from_slice(config);
         let tracks = self.frames.iter().map(|frame| frame.track + 1).max().unwrap_or(0);
         out.push(tracks);
         for track in 0..tracks {
@@ -208,12 +238,43 @@ impl Fragment {
         data: &[u8],
         header: Header,
         out: &mut Vec<u8>,
-    ) -> Result<Header, protocol::batch::BatchError> {
+    ) -> Result<Header, BatchError> {
+        self.seal_pieces(key, &[data], header, out)
+    }
+
+    /// As [`seal`](Self::seal), of frames that lie in pieces.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn seal_pieces(
+        &self,
+        key: &str,
+        data: &[&[u8]],
+        header: Header,
+        out: &mut Vec<u8>,
+    ) -> Result<Header, BatchError> {
+        let Sealed { header, front, .. } = self.sealed(key, data, header)?;
+        out.reserve(header.total_len as usize);
+        out.extend_from_slice(&header.encode());
+        out.extend_from_slice(&front);
+        data.iter().for_each(|piece| out.extend_from_slice(piece));
+        Ok(header)
+    }
+
+    /// What a frame of the log is made of, but the frames' bytes, which stay where they are.
+    ///
+    /// # Errors
+    /// When the partition key is none.
+    pub fn sealed(&self, key: &str, data: &[&[u8]], header: Header) -> Result<Sealed, BatchError> {
         let head = self.head();
         let lengths = self.frames.iter().enumerate();
         let lengths = lengths.map(|(n, frame)| frame.size as usize + if n == 0 { head.len() } else { 0 });
+        let record_bytes_max = lengths.clone().max().unwrap_or(0);
+        let pieces = [&[head.as_slice()], data].concat();
         // What cameras make is compressed already.
-        batch::seal_plain(header, key, self.producer_time, lengths, &[&head, data], out)
+        let (header, mut front) = batch::plain(header, key, self.producer_time, lengths, &pieces)?;
+        front.extend_from_slice(&head);
+        Ok(Sealed { header, front, record_bytes_max })
     }
 
     /// Reads the head at the beginning of a first record. `sizes` are the lengths of the records. Returns also how
@@ -250,6 +311,17 @@ impl Fragment {
         let first = batch.records().next().map(|record| record.data).unwrap_or_default();
         Fragment::read(first, &sizes, producer_time)
     }
+}
+
+/// A frame of the log, but for the bytes of its fragment's frames, which come behind `front`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The header, with the checksum of all that comes behind it.
+    pub header: Header,
+    /// The batch's tables and the fragment's head.
+    pub front: Vec<u8>,
+    /// The longest of its records.
+    pub record_bytes_max: usize,
 }
 
 /// The partition key of all frames: a stream of video is one order.

@@ -6,6 +6,7 @@ pub mod annexb;
 pub mod codec;
 pub mod container;
 pub mod cut;
+pub mod data;
 pub mod demux;
 pub mod describe;
 pub mod film;
@@ -16,6 +17,7 @@ pub mod live;
 pub mod mkv;
 pub mod mux;
 mod order;
+pub mod pool;
 pub mod tree;
 
 /// Why video can't be taken. The number is what the Kinesis Video Streams API calls it (PutMedia, `ErrorId`).

@@ -204,11 +204,43 @@ mod tests {
             let cuts = taken_apart(&whole, piece);
             let got: Vec<Frame> = cuts.iter().flat_map(|cut| cut.fragment.frames.clone()).collect();
             assert_eq!(got, frames, "pieces of {piece}");
-            let read: Vec<u8> = cuts.iter().flat_map(|cut| cut.data.clone()).collect();
+            let read: Vec<u8> = cuts.iter().flat_map(|cut| cut.data.to_vec()).collect();
             assert_eq!(read, bytes.concat());
             // A configuration that went through a container is the same one.
             assert_eq!(*cuts[0].fragment.config, *Arc::new(config_of(&cuts[0])));
         }
+    }
+
+    #[test]
+    fn a_fragment_is_given_in_one_piece_when_the_next_one_is_announced() {
+        let config = config();
+        let frames = |from: u64| -> Vec<Frame> {
+            let frame = |n: u64| Frame {
+                track: 0,
+                key: n == 0,
+                dts: (from + n) * 3000,
+                duration: 3000,
+                offset: 0,
+                size: 100,
+            };
+            (0..30).map(frame).collect()
+        };
+        let data = [[7; 100]; 30];
+        let data: Vec<&[u8]> = data.iter().map(<[u8; 100]>::as_slice).collect();
+        let parts = [0, 30, 60].map(|from| segment(from, &[1, 2], &frames(from), &data).unwrap());
+        let mut demuxer = Demuxer::new(Cutter::new(1, UnixMs(0), Clock::Producer));
+        let mut cuts = Vec::new();
+        demuxer.push(&init(&config), &mut cuts).unwrap();
+        for (n, part) in parts.iter().enumerate() {
+            // All that describes the frames, and none of them.
+            let (announced, rest) = part.split_at(part.len() - 3000);
+            demuxer.push(announced, &mut cuts).unwrap();
+            assert_eq!(cuts.len(), n);
+            rest.chunks(999).for_each(|rest| demuxer.push(rest, &mut cuts).unwrap());
+            assert_eq!(cuts.len(), n, "it may go on");
+        }
+        demuxer.finish(&mut cuts).unwrap();
+        assert!(cuts.iter().all(|cut| cut.data.pieces().len() == 1 && cut.fragment.frames.len() == 30));
     }
 
     #[test]

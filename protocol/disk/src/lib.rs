@@ -54,6 +54,11 @@ pub trait Disk: Send + Sync + 'static {
     /// and the file must not be appended to again.
     fn append(&self, file: &FileName, bytes: &[u8]) -> io::Result<()>;
 
+    /// As [`append`](Disk::append), of bytes that lie in pieces: in their order, without a gap.
+    fn append_pieces(&self, file: &FileName, pieces: &[&[u8]]) -> io::Result<()> {
+        self.append(file, &pieces.concat())
+    }
+
     /// Fills `out` from `offset` on; `UnexpectedEof` where the file ends before.
     fn read_at(&self, file: &FileName, offset: u64, out: &mut [u8]) -> io::Result<()>;
 

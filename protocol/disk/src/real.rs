@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,6 +155,11 @@ impl Disk for RealDisk {
         appended.map_err(|e| self.named("append", file, e))
     }
 
+    fn append_pieces(&self, file: &FileName, pieces: &[&[u8]]) -> io::Result<()> {
+        let appended = self.appender(file, true).and_then(|handle| handle.append_pieces(pieces));
+        appended.map_err(|e| self.named("append", file, e))
+    }
+
     fn read_at(&self, file: &FileName, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let read = self.reader(file).and_then(|handle| handle.file.read_exact_at(out, offset));
         read.map_err(|e| self.named("read", file, e))
@@ -234,6 +239,14 @@ impl Handle {
         (&self.file).write_all(bytes).inspect_err(|_| self.failed.store(true, Ordering::Release))
     }
 
+    fn append_pieces(&self, pieces: &[&[u8]]) -> io::Result<()> {
+        self.usable()?;
+        self.unsynced.store(true, Ordering::Release);
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        write_all_vectored(&self.file, &mut slices)
+            .inspect_err(|_| self.failed.store(true, Ordering::Release))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.usable()?;
         // Cleared before, so that an append which runs beside the sync is not taken for synced.
@@ -291,6 +304,21 @@ impl OpenFiles {
             self.by_name.insert(to.clone(), moved);
         }
     }
+}
+
+/// As `write_all`: goes on after short writes and EINTR.
+fn write_all_vectored(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // What is empty is no short write.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A panic elsewhere leaves these tables whole: each change is one call.

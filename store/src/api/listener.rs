@@ -88,8 +88,19 @@ impl Server {
         let kinesis = Arc::new(kinesis::Kinesis::new(service.clone(), clock, limits.status_delay, home));
         let producers = super::video::ingest::Producers::default();
         let readers = super::readers::Readers::start()?;
-        let shared =
-            Arc::new(Shared { service, auth, limits, counters, pending, clock, kinesis, producers, readers });
+        let frames = ::video::pool::Pool::default();
+        let shared = Arc::new(Shared {
+            service,
+            auth,
+            limits,
+            counters,
+            pending,
+            clock,
+            kinesis,
+            producers,
+            readers,
+            frames,
+        });
         let (stop, stopped) = watch::channel(false);
         let (alive, done) = mpsc::channel(1);
         tokio::spawn(renew_certificates(shared.clone(), stopped.clone()));

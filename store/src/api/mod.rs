@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) kinesis: Arc<kinesis::Kinesis>,
     pub(crate) producers: video::ingest::Producers,
     pub(crate) readers: readers::Readers,
+    /// Memory for the frames that producers send.
+    pub(crate) frames: ::video::pool::Pool,
 }
 
 /// Bytes that all connections together may hold.

@@ -349,7 +349,8 @@ fn feed_film(mut film: Film<BufReader<File>>, pieces: &mpsc::Sender<Bytes>) -> a
         for cut in cuts.drain(..) {
             let mut bytes = if sent == 0 { mux::init(&cut.fragment.config) } else { Vec::new() };
             sent += 1;
-            let mut rest = cut.data.as_slice();
+            let data = cut.data.to_vec();
+            let mut rest = data.as_slice();
             let frames = cut.fragment.frames.iter().map(|frame| {
                 let (data, after) = rest.split_at((frame.size as usize).min(rest.len()));
                 rest = after;

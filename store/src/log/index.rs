@@ -191,6 +191,13 @@ impl ShardIndex {
         self.batches.partition_point(|batch| batch.end() <= from)
     }
 
+    /// The last batch whose first record was made at a time or before it.
+    #[must_use]
+    pub fn at_producer_time(&self, time: UnixMs) -> Option<SequenceNumber> {
+        let after = self.batches.partition_point(|batch| batch.producer_time <= time);
+        after.checked_sub(1).map(|place| self.batches[place].first)
+    }
+
     /// The first batch that arrived at a time or later.
     #[must_use]
     pub fn at_time(&self, time: UnixMs) -> Option<SequenceNumber> {

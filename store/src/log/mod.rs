@@ -109,11 +109,11 @@ impl Peek {
 
 /// The writing side of an engine. Append is cheap, sync is the promise.
 pub trait StreamLog: Send + 'static {
-    /// Adds frames after the last ones. Not readable and not durable yet.
+    /// Adds frames after the last ones: the bytes of `frames` one after the other. Not readable and not durable yet.
     ///
     /// # Errors
     /// When the engine failed; it must not be used again.
-    fn append(&mut self, frames: &[u8], entries: &[Entry]) -> Result<Position, LogError>;
+    fn append(&mut self, frames: &[&[u8]], entries: &[Entry]) -> Result<Position, LogError>;
 
     /// Makes all that was appended durable (an fsync here, a quorum elsewhere), then readable.
     ///
@@ -179,26 +179,16 @@ pub trait LogReader: Send + Sync + 'static {
         bytes: usize,
     ) -> Result<Vec<Peek>, ReadError>;
 
+    /// The newest batch of a shard, nothing of its frame; none where it is not at hand without the disk.
+    fn newest(&self, shard: ShardId) -> Option<Peek>;
+
     /// The last batch whose first record was made at a time or before it, by its producer's clock; the oldest batch
     /// where there is none, the tail where there is no batch. Right where that clock never went back.
     ///
     /// # Errors
     /// When the disk fails.
     fn at_producer_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
-        let (mut low, mut high) = (self.first(shard)?, self.tail(shard));
-        let mut found = low;
-        while low < high {
-            let middle = SequenceNumber(u64::midpoint(low.0, high.0));
-            match self.peek(shard, middle, 1, 0)?.first() {
-                Some(batch) if batch.producer_time <= time => {
-                    found = batch.first;
-                    low = batch.end().max(middle + 1);
-                }
-                Some(batch) => high = batch.first.min(middle),
-                None => high = middle,
-            }
-        }
-        Ok(found)
+        search_producer_time(self, shard, time)
     }
 
     /// Segments, oldest first: where each ends and when it was sealed (`None` for the active one).
@@ -215,6 +205,28 @@ pub trait LogReader: Send + Sync + 'static {
 
     /// Bytes on disk.
     fn stored_bytes(&self) -> u64;
+}
+
+/// [`LogReader::at_producer_time`] by halving, of any log.
+fn search_producer_time(
+    log: &(impl LogReader + ?Sized),
+    shard: ShardId,
+    time: UnixMs,
+) -> Result<SequenceNumber, ReadError> {
+    let (mut low, mut high) = (log.first(shard)?, log.tail(shard));
+    let mut found = low;
+    while low < high {
+        let middle = SequenceNumber(u64::midpoint(low.0, high.0));
+        match log.peek(shard, middle, 1, 0)?.first() {
+            Some(batch) if batch.producer_time <= time => {
+                found = batch.first;
+                low = batch.end().max(middle + 1);
+            }
+            Some(batch) => high = batch.first.min(middle),
+            None => high = middle,
+        }
+    }
+    Ok(found)
 }
 
 /// The segment that is being written, for retention.

@@ -71,7 +71,15 @@ struct Shared {
     dir: DirName,
     head_shards: HeadShards,
     active: RwLock<SegmentIndex>,
-    sealed: Mutex<Vec<Arc<SegmentIndex>>>,
+    sealed: Mutex<Sealed>,
+}
+
+/// Indexes of sealed segments that are at hand.
+#[derive(Default)]
+struct Sealed {
+    /// The base, the index, and how many bytes it takes; what was asked for last comes last.
+    known: Vec<(u64, Arc<SegmentIndex>, usize)>,
+    bytes: usize,
 }
 
 /// What opening found.
@@ -105,7 +113,7 @@ impl SegmentStreamLog {
             dir: dir.clone(),
             head_shards,
             active: RwLock::new(SegmentIndex::default()),
-            sealed: Mutex::new(Vec::new()),
+            sealed: Mutex::default(),
         });
         let segments = log.segments();
         let from = segments.iter().rev().find(|segment| shared.has_head(segment));
@@ -130,8 +138,8 @@ impl SegmentStreamLog {
 }
 
 impl StreamLog for SegmentStreamLog {
-    fn append(&mut self, frames: &[u8], entries: &[Entry]) -> Result<Position, LogError> {
-        let start = self.log.append(frames).map_err(|e| self.failed(&e))?;
+    fn append(&mut self, frames: &[&[u8]], entries: &[Entry]) -> Result<Position, LogError> {
+        let start = self.log.append_pieces(frames).map_err(|e| self.failed(&e))?;
         let placed = entries.iter().map(|entry| (start.plus(entry.offset as u64), entry.header));
         self.unsynced.extend(placed.filter(|(_, header)| header.kind == Kind::Data));
         Ok(start)
@@ -261,15 +269,12 @@ impl Shared {
     }
 
     fn cache(&self, index: &Arc<SegmentIndex>) {
-        keep(&mut self.sealed.lock().unwrap_or_else(PoisonError::into_inner), index);
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner).keep(index);
     }
 
     /// The index of a sealed segment: from memory, from its file, or made anew.
     fn index(&self, segment: &SegmentInfo) -> Result<Arc<SegmentIndex>, disk::ReadError> {
-        let known = {
-            let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-            sealed.iter().find(|index| index.base == segment.base.0).cloned()
-        };
+        let known = self.sealed.lock().unwrap_or_else(PoisonError::into_inner).find(segment.base.0);
         if let Some(index) = known {
             return Ok(index);
         }
@@ -306,21 +311,21 @@ impl Shared {
         Ok(index)
     }
 
-    /// Segments that are sealed, oldest first.
-    fn sealed_segments(&self) -> Vec<SegmentInfo> {
+    /// All segments, and how many of them are sealed: the oldest ones.
+    fn sealed_segments(&self) -> (Arc<Vec<SegmentInfo>>, usize) {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner).base;
-        let mut segments = self.reader.segments();
-        segments.retain(|segment| segment.base.0 < active);
-        segments
+        let segments = self.reader.listed();
+        let sealed = segments.partition_point(|segment| segment.base.0 < active);
+        (segments, sealed)
     }
 
     /// The first sealed segment for which `is_past` is false, for a predicate that is true up to some segment.
     fn first_sealed(
         &self,
-        is_past: impl Fn(&SegmentIndex) -> bool,
+        mut is_past: impl FnMut(&SegmentIndex) -> bool,
     ) -> Result<Option<(SegmentInfo, Arc<SegmentIndex>)>, disk::ReadError> {
-        let segments = self.sealed_segments();
-        let (mut low, mut high) = (0, segments.len());
+        let (segments, sealed) = self.sealed_segments();
+        let (mut low, mut high) = (0, sealed);
         let mut found = None;
         while low < high {
             let middle = usize::midpoint(low, high);
@@ -333,6 +338,35 @@ impl Shared {
             }
         }
         Ok(found)
+    }
+
+    /// The sealed segment before another one, or the newest.
+    fn sealed_before(&self, base: Option<Position>) -> Result<Option<Arc<SegmentIndex>>, disk::ReadError> {
+        let (segments, sealed) = self.sealed_segments();
+        let before = base.map_or(sealed, |base| segments.partition_point(|segment| segment.base < base));
+        before.min(sealed).checked_sub(1).map(|place| self.index(&segments[place])).transpose()
+    }
+
+    /// As [`LogReader::at_producer_time`], segment by segment and then within one: each step is an index, not a batch.
+    /// Nothing where that does not say it: where the shard has no batch in some segment, or none so old.
+    fn by_producer_time(
+        &self,
+        shard: ShardId,
+        time: UnixMs,
+    ) -> Result<Option<SequenceNumber>, disk::ReadError> {
+        let in_active = self.active_shard(shard, |_, index| index.at_producer_time(time)).flatten();
+        if in_active.is_some() {
+            return Ok(in_active);
+        }
+        let mut is_everywhere = true;
+        let first_later = self.first_sealed(|index| {
+            let first = index.shards.get(&shard).and_then(|index| index.batches.first());
+            is_everywhere &= first.is_some();
+            first.is_some_and(|first| first.producer_time <= time)
+        })?;
+        let before = self.sealed_before(first_later.map(|(segment, _)| segment.base))?;
+        let found = before.and_then(|index| index.shards.get(&shard)?.at_producer_time(time));
+        Ok(found.filter(|_| is_everywhere))
     }
 
     fn active_shard<T>(&self, shard: ShardId, ask: impl FnOnce(u64, &ShardIndex) -> T) -> Option<T> {
@@ -390,7 +424,8 @@ impl Shared {
     fn horizon(&self, shard: ShardId) -> Result<SequenceNumber, disk::ReadError> {
         let start =
             |index: &SegmentIndex| index.shards.get(&shard).map(|entry| entry.start).unwrap_or_default();
-        match self.sealed_segments().first() {
+        let (segments, sealed) = self.sealed_segments();
+        match segments.first().filter(|_| sealed > 0) {
             Some(oldest) => Ok(start(&*self.index(oldest)?)),
             None => Ok(self.active_shard(shard, |_, index| index.start).unwrap_or_default()),
         }
@@ -442,6 +477,11 @@ fn add_to_index(index: &mut SegmentIndex, position: Position, header: &Header) {
     if header.kind == Kind::Data {
         index.add(header, (position.0 - index.base) as u32);
     }
+}
+
+fn peeked(batch: &Batch, start: Vec<u8>) -> Peek {
+    let Batch { first, count, arrival, producer_time, len, .. } = *batch;
+    Peek { first, count, arrival, producer_time, len, start }
 }
 
 /// Where batches of a shard are.
@@ -515,20 +555,15 @@ impl LogReader for Shared {
         let from = SequenceNumber(0);
         let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
         // By when segments were begun, which is one order for all shards; then by arrival within the shard.
-        let segments = self.sealed_segments();
         let later = self.first_sealed(|index| index.begun < time).map_err(disk_error)?;
-        let later = later.map_or(segments.len(), |(found, _)| {
-            segments.iter().position(|s| s.base == found.base).unwrap_or(segments.len())
-        });
         let mut next = None;
-        if let Some(segment) = later.checked_sub(1).and_then(|place| segments.get(place)) {
-            let index = self.index(segment).map_err(disk_error)?;
-            if let Some(entry) = index.shards.get(&shard) {
-                if let Some(found) = entry.at_time(time) {
-                    return Ok(found);
-                }
-                next = Some(entry.end);
+        if let Some(index) = self.sealed_before(later.map(|(found, _)| found.base)).map_err(disk_error)?
+            && let Some(entry) = index.shards.get(&shard)
+        {
+            if let Some(found) = entry.at_time(time) {
+                return Ok(found);
             }
+            next = Some(entry.end);
         }
         let one = ReadLimit { bytes_max: 0 };
         let from = next.unwrap_or_default();
@@ -538,6 +573,18 @@ impl LogReader for Shared {
             return Ok(active.unwrap_or_default());
         }
         Ok(chosen.take().map_or_else(|| self.tail(shard), |c| c.batches[0].first))
+    }
+
+    fn at_producer_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
+        match self.by_producer_time(shard, time) {
+            Ok(Some(found)) => Ok(found),
+            // What can't be read now is told there.
+            _ => super::search_producer_time(self, shard, time),
+        }
+    }
+
+    fn newest(&self, shard: ShardId) -> Option<Peek> {
+        self.active_shard(shard, |_, index| index.batches.last().map(|batch| peeked(batch, Vec::new())))?
     }
 
     fn peek(
@@ -564,8 +611,7 @@ impl LogReader for Shared {
             if want >= HEADER_BYTES && Header::parse(&start).is_err() {
                 return Err(ReadError::Damaged { shard, from: batch.first, resume: batch.end() });
             }
-            let Batch { first, count, arrival, producer_time, len, .. } = *batch;
-            Ok(Peek { first, count, arrival, producer_time, len, start })
+            Ok(peeked(batch, start))
         };
         chosen.batches.iter().take(count.max(1)).map(peek).collect()
     }
@@ -604,12 +650,30 @@ impl LogReader for Shared {
     }
 }
 
-/// Keeps an index at hand, and forgets those that came first where they take too much; not the only one.
-fn keep(sealed: &mut Vec<Arc<SegmentIndex>>, index: &Arc<SegmentIndex>) {
-    sealed.retain(|known| known.base != index.base);
-    sealed.push(Arc::clone(index));
-    while sealed.len() > 1 && sealed.iter().map(|i| i.memory_bytes()).sum::<usize>() > INDEX_CACHE_BYTES_MAX {
-        sealed.remove(0);
+impl Sealed {
+    /// What is asked for again and again, as the middle of a search is, stays.
+    fn find(&mut self, base: u64) -> Option<Arc<SegmentIndex>> {
+        let place = self.known.iter().position(|(known, ..)| *known == base)?;
+        self.known[place..].rotate_left(1);
+        self.known.last().map(|(_, index, _)| Arc::clone(index))
+    }
+
+    /// Keeps an index at hand, and forgets those that were not asked for longest where they take too much; not the only one.
+    fn keep(&mut self, index: &Arc<SegmentIndex>) {
+        if self.find(index.base).is_some() {
+            self.forget(self.known.len() - 1);
+        }
+        let bytes = index.memory_bytes();
+        self.known.push((index.base, Arc::clone(index), bytes));
+        self.bytes += bytes;
+        while self.known.len() > 1 && self.bytes > INDEX_CACHE_BYTES_MAX {
+            self.forget(0);
+        }
+    }
+
+    fn forget(&mut self, place: usize) {
+        let (_, _, bytes) = self.known.remove(place);
+        self.bytes -= bytes;
     }
 }
 
@@ -619,19 +683,24 @@ mod tests {
 
     /// Reaches `INDEX_CACHE_BYTES_MAX`.
     #[test]
-    fn indexes_are_kept_at_hand_up_to_what_they_may_take_and_the_first_are_forgotten_first() {
+    fn indexes_are_kept_at_hand_up_to_what_they_may_take_and_what_nobody_asks_for_goes_first() {
         let mut large = SegmentIndex::new(0, UnixMs(0));
         let header = Header { record_count: 1, ..Header::default() };
         (0..10_000).for_each(|n| large.add(&header, n));
         let fit = INDEX_CACHE_BYTES_MAX / large.memory_bytes();
-        let mut sealed = Vec::new();
+        let mut sealed = Sealed::default();
         let mut bases = |base: usize| {
-            keep(&mut sealed, &Arc::new(SegmentIndex { base: base as u64, ..large.clone() }));
-            (sealed.len(), sealed[0].base)
+            sealed.keep(&Arc::new(SegmentIndex { base: base as u64, ..large.clone() }));
+            (sealed.known.len(), sealed.known[0].0)
         };
         for base in 0..fit {
             assert_eq!(bases(base), (base + 1, 0));
         }
+        // One that is kept again counts once.
+        assert_eq!(bases(fit - 1), (fit, 0));
         assert_eq!(bases(fit), (fit, 1));
+        assert_eq!(sealed.find(1).map(|index| index.base), Some(1), "asked for, and so the last to go");
+        sealed.keep(&Arc::new(SegmentIndex { base: fit as u64 + 1, ..large.clone() }));
+        assert_eq!((sealed.find(1).is_some(), sealed.find(2).is_some()), (true, false));
     }
 }

@@ -36,7 +36,7 @@ impl Service {
         let mut closed = Closed::default();
         let catalog = locked(&self.inner.catalog);
         closed.note("catalog", catalog.start()..catalog.end());
-        for Open { name, stream } in self.open_streams_now() {
+        for Open { name, stream, .. } in self.open_streams_now() {
             if let Some(entry) = catalog.state().streams.get(&name) {
                 closed.note(&stream_dir(entry.dir).to_string(), stream.reader().holds());
             }

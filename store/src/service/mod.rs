@@ -29,6 +29,7 @@ use crate::retain::ClockWatch;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
 mod closing;
+mod newest;
 pub mod read;
 pub mod records;
 mod scaling;
@@ -105,6 +106,7 @@ pub struct OpenError(pub String);
 struct Open {
     name: StreamName,
     stream: Stream,
+    newest: newest::Newest,
 }
 
 /// The store. Cheap to clone.
@@ -222,7 +224,7 @@ impl Service {
 
     fn put_open(&self, name: StreamName, stream: Stream) {
         let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
-        streams.insert(name.key(), Open { name, stream });
+        streams.insert(name.key(), Open { name, stream, newest: newest::Newest::default() });
     }
 
     /// Starts a producing (or commanding) connection.

@@ -46,6 +46,13 @@ impl Service {
         locked(&self.inner.catalog).state().streams.get(name).cloned().ok_or_else(|| not_found(name))
     }
 
+    /// How long a record of a stream may be.
+    pub(super) fn record_bytes_max(&self, name: &StreamName) -> Result<u32, CallError> {
+        let catalog = locked(&self.inner.catalog);
+        let entry = catalog.state().streams.get(name).ok_or_else(|| not_found(name))?;
+        Ok(entry.config.record_bytes_max)
+    }
+
     /// Names of all streams, in order.
     ///
     /// # Errors

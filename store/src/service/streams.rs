@@ -210,7 +210,7 @@ impl Service {
         self.reshard(name, |sequencer, now, group| group.merge(sequencer, shard, adjacent, now)).await
     }
 
-    fn find(&self, name: &StreamName) -> Result<Open, CallError> {
+    pub(super) fn find(&self, name: &StreamName) -> Result<Open, CallError> {
         let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
         streams.get(&name.key()).filter(|open| open.name == *name).cloned().ok_or_else(|| not_found(name))
     }

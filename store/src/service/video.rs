@@ -3,25 +3,28 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use protocol::batch::{Batch, lengths};
 use protocol::frame::{Frame, HEADER_BYTES, Header};
 use protocol::hash::HashKey;
 use protocol::limit::{RECORD_BYTES_MAX, STREAM_SHARDS_MAX};
 use protocol::name::StreamName;
-use protocol::outcome::{Ack, Outcome};
+use protocol::outcome::Outcome;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::{CallError, CallErrorCode, StreamConfig};
 use protocol::time::UnixMs;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use video::cut::Cut;
-use video::fragment::{Follows, Fragment, PARTITION_KEY, data_of};
+use video::data::Data;
+use video::fragment::{Follows, Fragment, PARTITION_KEY, Sealed, data_of};
 
 use super::streams::{may_command, stopped};
-use super::{Service, Session, call_error};
+use super::{Open, Service, call_error};
 use crate::catalog::Traits;
 use crate::log::{Peek, ReadError, ReadLimit};
 use crate::principal::Principal;
 use crate::shard::driver::Stream;
+use crate::shard::sequencer::Plain;
 
 /// So much of a batch has its tables and the head of its fragment, mostly.
 const PEEK_BYTES: usize = 8 << 10;
@@ -120,10 +123,8 @@ fn internal(why: impl Into<String>) -> CallError {
 
 /// When the first frame of a fragment is shown: within it, whichever decode times it was given.
 fn shown_first(fragment: &Fragment) -> UnixMs {
-    let timescale = video::codec::tracks(&fragment.config).unwrap_or_default();
     let first = fragment.frames.first();
-    let timescale =
-        first.and_then(|frame| timescale.get(usize::from(frame.track))).map(|track| track.timescale);
+    let timescale = first.and_then(|frame| fragment.config.timescale(frame.track));
     let (Some(first), Some(timescale)) = (first, timescale) else { return fragment.producer_time };
     UnixMs((i128::from(first.pts().max(0)) * 1000 / i128::from(timescale)) as u64)
 }
@@ -209,24 +210,26 @@ impl Service {
         name: &StreamName,
         cut: &Cut,
     ) -> Result<Kept, CallError> {
-        let stream = self.video_stream(principal, name)?;
-        let mut bytes = Vec::with_capacity(cut.data.len() + 64 * 1024);
-        let header = Header { stream: name.key(), ..Header::default() };
-        let counted = self.counted(&stream, &cut.fragment).await?;
+        may_command(principal)?;
+        let open = self.find(name)?;
+        let counted = counted(&open, &cut.fragment).await?;
         let fragment = counted.as_ref().unwrap_or(&cut.fragment);
-        let header = fragment.seal(PARTITION_KEY, &cut.data, header, &mut bytes);
-        header.map_err(|error| internal(error.to_string()))?;
-        self.check_sizes(principal, name, &cut.fragment)?;
-        if let Some(number) = self.known(&stream, cut, bytes.len()).await? {
+        let sealed = seal(name, fragment, &cut.data)?;
+        self.check_sizes(name, &sealed)?;
+        if let Some(number) = known(&open.stream, cut, &sealed.header).await? {
             return Ok(Kept::Again(number));
         }
-        let (acks, mut answer) = mpsc::unbounded_channel();
-        let session = Session { principal: principal.clone(), producer: None };
-        self.append(&session, &bytes, &acks)?;
-        drop(acks);
-        let ack: Ack = answer.recv().await.ok_or_else(stopped)?;
-        match ack.outcome {
+        let mut payload = Vec::with_capacity(1 + cut.data.pieces().len());
+        payload.push(Bytes::from(sealed.front));
+        payload.extend_from_slice(cut.data.pieces());
+        let Sealed { header, record_bytes_max, .. } = sealed;
+        let batch = Plain { header: &header, key: PARTITION_KEY, record_bytes_max, payload: &payload };
+        match open.stream.put_plain(&batch).await.ok_or_else(stopped)? {
             Outcome::Stored { parts, .. } => {
+                if let [part] = parts.as_slice() {
+                    let end = part.first_sequence + u64::from(part.record_count);
+                    open.newest.stored(part.shard, end, fragment.within);
+                }
                 Ok(Kept::Stored(parts.first().map_or(SequenceNumber(0), |part| part.first_sequence)))
             }
             Outcome::Throttled { retry_after_ms, .. } | Outcome::Busy { retry_after_ms } => {
@@ -236,28 +239,9 @@ impl Service {
         }
     }
 
-    /// A fragment of a stream in which parts are stored says how many there were so far: the newest one knows.
-    async fn counted(&self, stream: &Stream, fragment: &Fragment) -> Result<Option<Fragment>, CallError> {
-        let shard = shard_of(stream);
-        let Some(last) = stream.tail(shard).0.checked_sub(1) else { return Ok(None) };
-        let newest = blocking(stream, move |stream| {
-            Ok(peek_one(stream, shard, SequenceNumber(last))?.1.map(|stored| stored.fragment.within))
-        });
-        let before = newest.await?.unwrap_or(0);
-        let within = before + u64::from(fragment.follows == Follows::Within);
-        Ok((within > 0).then(|| Fragment { within, ..fragment.clone() }))
-    }
-
     /// A fragment is kept whole or not at all.
-    fn check_sizes(
-        &self,
-        principal: &Principal,
-        name: &StreamName,
-        fragment: &Fragment,
-    ) -> Result<(), CallError> {
-        let max = self.sketch(principal, name)?.config.record_bytes_max;
-        let head = fragment.head().len() as u32;
-        let largest = fragment.frames.iter().map(|frame| frame.size).max().unwrap_or(0) + head;
+    fn check_sizes(&self, name: &StreamName, sealed: &Sealed) -> Result<(), CallError> {
+        let (largest, max) = (sealed.record_bytes_max, self.record_bytes_max(name)? as usize);
         if largest <= max {
             return Ok(());
         }
@@ -266,34 +250,6 @@ impl Service {
              `kinesin stream update {name} --record-bytes-max 10MiB` lets it take frames of any size"
         );
         Err(call_error(CallErrorCode::Invalid, message))
-    }
-
-    /// The fragment with the same frames of the same time. Only what is not newer than all that is kept is looked for.
-    /// Decode times don't matter: of a container that has none they depend on what came before.
-    async fn known(
-        &self,
-        stream: &Stream,
-        cut: &Cut,
-        bytes: usize,
-    ) -> Result<Option<SequenceNumber>, CallError> {
-        let shard = shard_of(stream);
-        let (begun, shown) = (cut.fragment.producer_time, shown_first(&cut.fragment));
-        let found = blocking(stream, move |stream| {
-            let at = stream.reader().at_producer_time(shard, begun.max(shown))?;
-            stream.reader().peek(shard, at, 1, 0)
-        })
-        .await?;
-        let may_be = |peek: &&Peek| {
-            peek.count as usize == cut.fragment.frames.len()
-                && is_near((u64::from(peek.len), peek.producer_time), (bytes as u64, begun))
-        };
-        let Some(peek) = found.first().filter(may_be) else { return Ok(None) };
-        let Some(whole) = self.read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
-        let kept = &whole.stored.fragment;
-        let same = kept.frames.iter().zip(&cut.fragment.frames).all(|(a, b)| is_same_frame(a, b))
-            && whole.data().concat() == cut.data
-            && kept.config == cut.fragment.config;
-        Ok(same.then_some(whole.stored.number))
     }
 
     /// Where a fragment begins that a place means.
@@ -374,32 +330,7 @@ impl Service {
         if number >= stream.tail(shard) {
             return Ok(None);
         }
-        self.read_fragment(&stream, shard, number).await
-    }
-
-    async fn read_fragment(
-        &self,
-        stream: &Stream,
-        shard: ShardId,
-        number: SequenceNumber,
-    ) -> Result<Option<Whole>, CallError> {
-        let read =
-            blocking(stream, move |stream| stream.reader().read(shard, number, ReadLimit { bytes_max: 0 }));
-        let read = read.await?;
-        let Ok((frame, _)) = Frame::parse_first(&read.frames) else { return Ok(None) };
-        let mut batch = Batch::new();
-        batch.open(&frame.header, frame.payload).map_err(|error| internal(error.to_string()))?;
-        let header = &frame.header;
-        let Ok((fragment, head_bytes)) = Fragment::of_batch(&batch, header.producer_time) else {
-            return Ok(None);
-        };
-        let stored = Stored {
-            number: header.first_sequence,
-            ordinal: header.batch_no,
-            arrival: header.arrival,
-            fragment: Arc::new(fragment),
-        };
-        Ok(Some(Whole { stored, batch: Arc::new(batch), head_bytes }))
+        read_fragment(&stream, shard, number).await
     }
 
     /// Changes whenever something was stored in the stream.
@@ -414,6 +345,93 @@ impl Service {
         may_command(principal)?;
         Ok(self.find_stream(name)?.committed())
     }
+}
+
+/// A fragment as a frame of a stream's log, checked like one that comes from elsewhere.
+fn seal(name: &StreamName, fragment: &Fragment, data: &Data) -> Result<Sealed, CallError> {
+    let pieces: Vec<&[u8]> = data.pieces().iter().map(AsRef::as_ref).collect();
+    let header = Header { stream: name.key(), ..Header::default() };
+    let sealed =
+        fragment.sealed(PARTITION_KEY, &pieces, header).map_err(|error| internal(error.to_string()))?;
+    Header::parse(&sealed.header.encode()).map_err(|error| internal(error.to_string()))?;
+    if fragment.data_bytes() != data.len() as u64 {
+        return Err(internal("a fragment whose frames are not its bytes"));
+    }
+    Ok(sealed)
+}
+
+/// The fragment with the same frames of the same time. Only what is not newer than all that is kept is looked for.
+/// Decode times don't matter: of a container that has none they depend on what came before.
+async fn known(stream: &Stream, cut: &Cut, header: &Header) -> Result<Option<SequenceNumber>, CallError> {
+    let shard = shard_of(stream);
+    let (begun, shown) = (cut.fragment.producer_time, shown_first(&cut.fragment));
+    let time = begun.max(shown);
+    let newest = stream.reader().newest(shard).filter(|newest| newest.producer_time <= time);
+    let found = match newest {
+        Some(newest) => Some(newest),
+        None => {
+            let find = move |stream: &Stream| {
+                let at = stream.reader().at_producer_time(shard, time)?;
+                stream.reader().peek(shard, at, 1, 0)
+            };
+            blocking(stream, find).await?.into_iter().next()
+        }
+    };
+    let may_be = |peek: &Peek| {
+        peek.count as usize == cut.fragment.frames.len()
+            && is_near((u64::from(peek.len), peek.producer_time), (u64::from(header.total_len), begun))
+    };
+    let Some(peek) = found.filter(may_be) else { return Ok(None) };
+    let Some(whole) = read_fragment(stream, shard, peek.first).await? else { return Ok(None) };
+    let kept = &whole.stored.fragment;
+    let same = kept.frames.iter().zip(&cut.fragment.frames).all(|(a, b)| is_same_frame(a, b))
+        && whole.data().concat() == cut.data.to_vec()
+        && kept.config == cut.fragment.config;
+    Ok(same.then_some(whole.stored.number))
+}
+
+async fn read_fragment(
+    stream: &Stream,
+    shard: ShardId,
+    number: SequenceNumber,
+) -> Result<Option<Whole>, CallError> {
+    let read =
+        blocking(stream, move |stream| stream.reader().read(shard, number, ReadLimit { bytes_max: 0 }));
+    let read = read.await?;
+    let Ok((frame, _)) = Frame::parse_first(&read.frames) else { return Ok(None) };
+    let mut batch = Batch::new();
+    batch.open(&frame.header, frame.payload).map_err(|error| internal(error.to_string()))?;
+    let header = &frame.header;
+    let Ok((fragment, head_bytes)) = Fragment::of_batch(&batch, header.producer_time) else {
+        return Ok(None);
+    };
+    let stored = Stored {
+        number: header.first_sequence,
+        ordinal: header.batch_no,
+        arrival: header.arrival,
+        fragment: Arc::new(fragment),
+    };
+    Ok(Some(Whole { stored, batch: Arc::new(batch), head_bytes }))
+}
+
+/// A fragment of a stream in which parts are stored says how many there were so far: the newest one knows.
+async fn counted(open: &Open, fragment: &Fragment) -> Result<Option<Fragment>, CallError> {
+    let stream = &open.stream;
+    let shard = shard_of(stream);
+    let tail = stream.tail(shard);
+    let Some(last) = tail.0.checked_sub(1) else { return Ok(None) };
+    let before = match open.newest.within(shard, tail) {
+        Some(within) => within,
+        None => within_at(stream, shard, SequenceNumber(last)).await?,
+    };
+    let within = before + u64::from(fragment.follows == Follows::Within);
+    Ok((within > 0).then(|| Fragment { within, ..fragment.clone() }))
+}
+
+/// What the fragment with this frame says; 0 where it is none.
+async fn within_at(stream: &Stream, shard: ShardId, number: SequenceNumber) -> Result<u64, CallError> {
+    let stored = blocking(stream, move |stream| Ok(peek_one(stream, shard, number)?.1)).await?;
+    Ok(stored.map_or(0, |stored| stored.fragment.within))
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

@@ -178,7 +178,7 @@ impl Work {
     /// When the log failed, as in every step: nobody is answered then, and the log is not used again.
     pub fn append<W>(&self, log: &mut dyn StreamLog, group: &mut Group<W>) -> Result<(), LogError> {
         group.finish(log.durable_end().0);
-        log.append(group.bytes(), group.entries())?;
+        log.append(&group.pieces(), group.entries())?;
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use super::commit::ShardMap;
 use super::commit::{Committer, Work, gone, map_of};
 use super::group::Group;
-use super::sequencer::{Decision, Load, NewRecord, Now, Placed, Sequencer};
+use super::sequencer::{Decision, Load, NewRecord, Now, Placed, Plain, Sequencer};
 use super::state::StreamState;
 use crate::clock::Clock;
 use crate::log::{LogReader, Position, ReadError, Replay, StreamLog};
@@ -287,10 +287,46 @@ impl Stream {
         Some((placed, now.wall, done))
     }
 
-    fn answer_now(&self, header: &Header, outcome: Outcome, acks: &mpsc::UnboundedSender<Ack>) {
+    /// Decides about a batch whose payload is not copied: what became of it, once it is durable where it is stored.
+    pub async fn put_plain(&self, batch: &Plain<'_>) -> Option<Outcome> {
+        let (outcome, done) = self.place_plain(batch);
+        match done {
+            Some(done) => done.await.ok().map(|()| outcome),
+            None => Some(outcome),
+        }
+    }
+
+    fn place_plain(&self, batch: &Plain<'_>) -> (Outcome, Option<oneshot::Receiver<()>>) {
+        let now = self.now();
+        let bytes = batch.header.total_len as usize;
+        let mut core = lock(&self.inner.core);
+        if core.committer.closing || !self.inner.gate.is_open_for(bytes) {
+            return (Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }, None);
+        }
+        let Committer { sequencer, group, .. } = &mut core.committer;
+        match sequencer.handle_plain(batch, now, group) {
+            Decision::Now(outcome) => {
+                self.count_throttled(&outcome);
+                (outcome, None)
+            }
+            Decision::WhenDurable(outcome) => {
+                self.inner.gate.take(bytes);
+                let (sender, done) = oneshot::channel();
+                group.wait(Waiting::Done(sender));
+                self.kick(core);
+                (outcome, Some(done))
+            }
+        }
+    }
+
+    fn count_throttled(&self, outcome: &Outcome) {
         if matches!(outcome, Outcome::Throttled { .. }) {
             self.inner.counters.throttled.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn answer_now(&self, header: &Header, outcome: Outcome, acks: &mpsc::UnboundedSender<Ack>) {
+        self.count_throttled(&outcome);
         // A connection that is gone needs no answer.
         let _ = acks.send(Ack::to(header, outcome));
     }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use protocol::batch::{Batch, BatchBuilder, Record};
 use protocol::bucket::{ShardBucket, ShardRate};
 use protocol::compress::{Codec, Compressor};
@@ -103,6 +104,19 @@ pub struct Sequencer {
     routes: Vec<ShardId>,
     /// Since they were last taken; empty where nobody observes.
     loads: BTreeMap<ShardId, Load>,
+}
+
+/// A batch that the store itself has sealed, of records that all have the same partition key.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain<'a> {
+    /// Its header.
+    pub header: &'a Header,
+    /// The key.
+    pub key: &'a str,
+    /// The longest of its records.
+    pub record_bytes_max: usize,
+    /// What comes behind the header.
+    pub payload: &'a [Bytes],
 }
 
 /// What a batch would put into one shard.
@@ -208,6 +222,31 @@ impl Sequencer {
             _ => self.put_parts(header, batch, &refused, now, group),
         };
         Decision::WhenDurable(Outcome::Stored { parts, refused })
+    }
+
+    /// Decides about a batch of one partition key that is nobody's in particular; its payload is not copied.
+    pub fn handle_plain<W>(&mut self, batch: &Plain<'_>, now: Now, group: &mut Group<W>) -> Decision {
+        let Plain { header, key, record_bytes_max, payload } = batch;
+        if *record_bytes_max > self.rules.record_bytes_max {
+            return Decision::Now(Outcome::Refused(RefuseCode::RecordTooLarge));
+        }
+        let hash = HashKey::of_partition_key(key);
+        let shard = self.route(hash);
+        let share = Share { bytes: u64::from(header.user_bytes), records: u64::from(header.record_count) };
+        if let Some(throttled) = self.check_rate(&BTreeMap::from([(shard, share)]), now) {
+            self.observe_throttled(shard);
+            return Decision::Now(throttled);
+        }
+        if self.rules.observe {
+            let load = self.loads.entry(shard).or_default();
+            load.stored(share.bytes, share.records);
+            load.sample.add(hash, share.bytes + share.records * load::RECORD_WEIGHT);
+        }
+        let header = self.number(shard, Header { producer_id: 0, continues: false, ..**header }, now);
+        group.put_pieces(header, payload);
+        let Header { first_sequence, record_count, .. } = header;
+        let parts = vec![Stored { shard, first_sequence, record_count }];
+        Decision::WhenDurable(Outcome::Stored { parts, refused: Vec::new() })
     }
 
     /// A batch is answered `Busy` without having been looked at. Where its lane is new, it is the lane's first: what

@@ -12,16 +12,17 @@ cargo build --release && cargo run --release -p tests --bin video_bench -- [OPTI
 Cameras that send fragmented MP4 to `kinesin serve` over plain HTTP/1.1 on this machine, and readers of what is stored
 then. Every answer comes after fdatasync.
 
-  --seconds N     how long each part takes (10)
+  --seconds N     how long each part takes (10); 0 leaves all of this out but --kept-days
   --cameras N     cameras in real time (200)
   --kbit N        what each of them sends in a second (2000)
   --hours N       of the stream that single frames are taken from (24)
+  --kept-days N   also: a frame out of so many days of tiny frames in as many segments as --kbit makes, and starts with them
   --dir DIR       where everything is kept; emptied first (target/video-bench-data)
 ";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Plan>, String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/video-bench-data");
-    let mut plan = Plan { dir, seconds: 10, cameras: 200, bits_per_s: 2_000_000, hours: 24 };
+    let mut plan = Plan { dir, seconds: 10, cameras: 200, bits_per_s: 2_000_000, hours: 24, kept_days: 0 };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} wants a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("{word} wants a number"));
@@ -30,6 +31,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Plan>, String
             "--cameras" => plan.cameras = number(value()?)?.max(1),
             "--kbit" => plan.bits_per_s = number(value()?)? * 1000,
             "--hours" => plan.hours = number(value()?)?.max(1),
+            "--kept-days" => plan.kept_days = number(value()?)?,
             "--dir" => plan.dir = value()?.into(),
             "--help" | "-h" => return Ok(None),
             other => return Err(format!("unknown {other}; --help shows all")),

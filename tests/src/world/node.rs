@@ -298,7 +298,7 @@ impl Node {
         }
         work.append(&mut *log, &mut group).map_err(|e| Died(e.to_string()))?;
         if leak {
-            checks.see(&Seen::Leaked(group.bytes()));
+            checks.see(&Seen::Leaked(&group.pieces().concat()));
         }
         if early {
             let len = group.len();

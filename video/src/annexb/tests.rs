@@ -35,7 +35,7 @@ impl Written {
     /// With the bit that ends it, and as a stream has it: no three bytes that look like a start code.
     pub(super) fn bytes(self) -> Vec<u8> {
         let mut all = self.one(1, 1);
-        while all.bits.len() % 8 > 0 {
+        while !all.bits.len().is_multiple_of(8) {
             all.bits.push(false);
         }
         let (mut out, mut zeros) = (all.head, 0);
@@ -70,7 +70,8 @@ fn pictures(film: &[u8]) -> (Vec<(Frame, Vec<u8>)>, Track) {
 fn frames(cuts: &[Cut]) -> Vec<(Frame, Vec<u8>)> {
     let mut all = Vec::new();
     for cut in cuts {
-        let mut rest = &cut.data[..];
+        let whole = cut.data.to_vec();
+        let mut rest = &whole[..];
         for frame in &cut.fragment.frames {
             let (data, after) = rest.split_at(frame.size as usize);
             rest = after;

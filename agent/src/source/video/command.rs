@@ -168,7 +168,7 @@ pub(super) const HINT: &str =
     "of ffmpeg it is: -f mp4 -movflags +frag_keyframe+empty_moov+default_base_moof+delay_moov -";
 
 fn fresh(parts: &Parts, start: UnixMs) -> Demuxer {
-    Demuxer::with_rate(Cutter::new(random(), start, Times::Producer), parts.settings.rate())
+    Demuxer::new(Cutter::new(random(), start, Times::Producer)).with_rate(parts.settings.rate())
 }
 
 /// Hands on what is whole.

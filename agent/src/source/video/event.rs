@@ -251,7 +251,7 @@ fn cut_of(bytes: &[u8]) -> Option<(Cut, UnixMs)> {
     batch.open_in_place(&frame.header, frame.payload).ok()?;
     let (fragment, head_bytes) = Fragment::of_batch(&batch, frame.header.producer_time).ok()?;
     let data = data_of(&batch, head_bytes).collect::<Vec<_>>().concat();
-    Some((Cut { fragment, data }, frame.header.arrival))
+    Some((Cut { fragment, data: data.into() }, frame.header.arrival))
 }
 
 fn length_ms(fragment: &Fragment) -> u64 {

@@ -67,7 +67,7 @@ impl Feeder {
         // The store notes there when it came; until then it is when it came here.
         let header = Header { stream: self.stream.key(), arrival: taken, ..Header::default() };
         // The key is a partition key, so there is nothing to refuse.
-        let sealed = cut.fragment.seal(PARTITION_KEY, &cut.data, header, &mut frame);
+        let sealed = cut.seal(PARTITION_KEY, header, &mut frame);
         debug_assert!(sealed.is_ok(), "{sealed:?}");
         self.hand(frame, cursor)
     }

@@ -254,7 +254,7 @@ impl Folder {
         }
         let start = self.start(&path, print)?;
         let cutter = Cutter::new(run, start, Times::Producer);
-        let mut demuxer = Demuxer::with_rate(cutter, self.parts.settings.rate());
+        let mut demuxer = Demuxer::new(cutter).with_rate(self.parts.settings.rate());
         let read = each_piece(&self.parts, &path, &mut |bytes| {
             let pushed = demuxer.push(bytes, &mut cuts);
             hand_on(&mut self.feeder, &mut cuts, &id, print, skip, &mut count)?;
@@ -281,7 +281,7 @@ impl Folder {
     /// When its first frame was made.
     fn start(&self, path: &Path, print: Print) -> Result<UnixMs, End> {
         let cutter = Cutter::new(0, UnixMs(0), Times::Producer);
-        let mut demuxer = Demuxer::with_rate(cutter, self.parts.settings.rate());
+        let mut demuxer = Demuxer::new(cutter).with_rate(self.parts.settings.rate());
         let (mut cuts, mut length_ms) = (Vec::new(), 0);
         let read = each_piece(&self.parts, path, &mut |bytes| {
             let pushed = demuxer.push(bytes, &mut cuts);

@@ -56,16 +56,24 @@ impl<F: Framing> SegmentLog<F> {
     /// Writes whole frames at the end and returns where they start. They are neither durable nor readable before
     /// the next `sync`. One call is one write.
     pub fn append(&mut self, frames: &[u8]) -> Result<Position, LogError> {
+        self.append_pieces(&[frames])
+    }
+
+    /// As [`append`](Self::append), of frames that lie in pieces.
+    pub fn append_pieces(&mut self, pieces: &[&[u8]]) -> Result<Position, LogError> {
         self.check_usable()?;
         debug_assert!(
-            frames.is_empty() || frames.starts_with(F::MAGIC),
+            pieces.first().is_none_or(|first| first.is_empty() || first.starts_with(F::MAGIC)),
             "appended bytes must be whole frames"
         );
-        let start = self.end;
-        if !frames.is_empty() {
-            let appended = self.shared.disk.append(&self.active, frames);
+        let (start, len) = (self.end, pieces.iter().map(|piece| piece.len() as u64).sum::<u64>());
+        if len > 0 {
+            let appended = match pieces {
+                [frames] => self.shared.disk.append(&self.active, frames),
+                pieces => self.shared.disk.append_pieces(&self.active, pieces),
+            };
             self.remember(appended)?;
-            self.end = start.plus(frames.len() as u64);
+            self.end = start.plus(len);
         }
         Ok(start)
     }

@@ -23,7 +23,8 @@ pub(super) struct Shared {
 
 struct List {
     /// Oldest first, at least one. The last one's length is not kept: it ends at the durable end.
-    segments: Vec<SegmentInfo>,
+    /// Readers take it as it is: copied when it changes while one of them has it.
+    segments: Arc<Vec<SegmentInfo>>,
     /// Known damage, by position.
     damage: Vec<Damage>,
 }
@@ -119,6 +120,12 @@ impl<F: Framing> SegmentReader<F> {
         self.shared.segments()
     }
 
+    /// All segments, oldest first, as they are now; not copied, however many there are. The last one, which is the active
+    /// one, has no length here.
+    pub fn listed(&self) -> Arc<Vec<SegmentInfo>> {
+        Arc::clone(&self.shared.read().segments)
+    }
+
     /// Damage that opening found. Older segments are not verified by it; reads find theirs.
     pub fn known_damage(&self) -> Vec<Damage> {
         self.shared.read().damage.clone()
@@ -184,7 +191,7 @@ impl Shared {
         damage: Vec<Damage>,
         end: Position,
     ) -> Self {
-        let list = RwLock::new(List { segments, damage });
+        let list = RwLock::new(List { segments: Arc::new(segments), damage });
         Self { disk, durable_end: AtomicU64::new(end.0), list }
     }
 
@@ -196,7 +203,7 @@ impl Shared {
         let list = self.read();
         // Read under the lock: the list names the segment that this end lies in.
         let durable_end = self.durable_end.load(Ordering::Acquire);
-        let mut segments = list.segments.clone();
+        let mut segments = Vec::clone(&list.segments);
         if let Some(active) = segments.last_mut() {
             active.len = durable_end.saturating_sub(active.base.0);
         }
@@ -227,10 +234,11 @@ impl Shared {
     /// Seals the active segment at the start of `next`, which becomes the active one.
     pub(super) fn seal_and_add(&self, next: SegmentInfo) {
         let mut list = self.write();
-        if let Some(active) = list.segments.last_mut() {
+        let segments = Arc::make_mut(&mut list.segments);
+        if let Some(active) = segments.last_mut() {
             active.len = next.base.0 - active.base.0;
         }
-        list.segments.push(next);
+        segments.push(next);
     }
 
     /// Takes the oldest segment off the list where it ends at or below `below` and is not the active one.
@@ -240,14 +248,14 @@ impl Shared {
         if !trimmed {
             return None;
         }
-        let oldest = list.segments.remove(0);
+        let oldest = Arc::make_mut(&mut list.segments).remove(0);
         let start = list.segments[0].base;
         list.damage.retain(|damage| damage.to > start);
         Some(oldest)
     }
 
     pub(super) fn put_back(&self, oldest: SegmentInfo) {
-        self.write().segments.insert(0, oldest);
+        Arc::make_mut(&mut self.write().segments).insert(0, oldest);
     }
 
     /// A file that is gone was trimmed meanwhile.

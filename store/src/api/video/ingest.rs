@@ -163,7 +163,7 @@ pub(super) async fn take(call: Call, body: Upload) -> Result<Response<Body>> {
     let (rate, live) = call.query.rate()?;
     let part_ms = call.query.number("part_ms", PART_MS.0, PART_MS.1)?;
     let cutter = Cutter::new(u64::from_le_bytes(random), said.unwrap_or(now), clock).in_parts(part_ms);
-    let demuxer = Demuxer::with_rate(cutter, rate);
+    let demuxer = Demuxer::new(cutter).with_rate(rate).with_pool(call.shared.frames.clone());
     let turn = call.shared.producers.begin(call.stream.key(), part_ms);
     let room = Room::new(&call.shared);
     if body.size_hint().exact().is_some() {
