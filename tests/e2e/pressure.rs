@@ -35,6 +35,31 @@ async fn retention_deletes_the_oldest_segments_by_size_and_by_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn however_many_segments_there_are_no_file_stays_open_for_each() {
+    let Some(rig) = Rig::start(&["--segment-bytes", "64KiB"]).await else { return };
+    rig.kinesin("stream create logs --rate off");
+    let _agent = rig.agent("a", &(FILES.to_owned() + "batch = { records_max = 100, codec = \"none\" }\n"));
+    let mut log = Writer::new(&rig.path("logs/a.log"));
+    let open = || {
+        let links = std::fs::read_dir(format!("/proc/{}/fd", rig.store.process.as_ref().unwrap().id()))
+            .unwrap()
+            .flatten();
+        links.filter_map(|link| std::fs::read_link(link.path()).ok()).collect::<Vec<_>>()
+    };
+    let sealed = || {
+        let folders = std::fs::read_dir(rig.store.data.join("streams")).into_iter().flatten().flatten();
+        let files = folders.filter_map(|folder| std::fs::read_dir(folder.path()).ok()).flatten().flatten();
+        files.filter(|file| file.path().extension().is_some_and(|kind| kind == "idx")).count()
+    };
+    while sealed() < 100 {
+        log.write(5000);
+        rig.wait_for("logs", log.count()).await;
+    }
+    let of_indexes = open().iter().filter(|path| path.to_string_lossy().contains(".idx")).count();
+    assert!(of_indexes < 20, "{of_indexes} of {} open files are index files", open().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lone_agent_keeps_to_its_shard_s_rate_and_is_never_refused() {
     let Some(rig) = Rig::start(&[]).await else { return };
     rig.store.command(&["stream", "create", "logs", "--rate", "1 MiB/s,400/s"]).unwrap();

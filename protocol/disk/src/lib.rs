@@ -88,6 +88,10 @@ pub trait Disk: Send + Sync + 'static {
     /// synced stays cached, so sync first. Does nothing where the platform has no such call.
     fn forget_cache(&self, file: &FileName) -> io::Result<()>;
 
+    /// Nobody will ask whether this file is durable, though something was appended to it: what can be made anew needs no
+    /// sync, and nothing stays open to remember that one failed.
+    fn leave_unsynced(&self, _file: &FileName) {}
+
     /// Bytes that may still be written.
     fn free_bytes(&self) -> io::Result<u64>;
 }

@@ -215,6 +215,10 @@ impl Disk for RealDisk {
         forgotten.map_err(|e| self.named("forget cache of", file, e))
     }
 
+    fn leave_unsynced(&self, file: &FileName) {
+        locked(&self.appenders).by_name.remove(file);
+    }
+
     fn free_bytes(&self) -> io::Result<u64> {
         let found = rustix::fs::statvfs(&self.root);
         let found = found.map_err(|e| named("stat file system of", self.root.display(), e.into()))?;
@@ -364,6 +368,18 @@ fn forget_pages(_file: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_left_unsynced_does_not_stay_open() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(home.path()).unwrap();
+        for n in 0..OPEN_FILES_MAX + 10 {
+            let file = FileName::new(&format!("f{n}")).unwrap();
+            disk.append(&file, b"made anew").unwrap();
+            disk.leave_unsynced(&file);
+        }
+        assert_eq!(locked(&disk.appenders).by_name.len(), 0);
+    }
 
     /// Reaches `OPEN_FILES_MAX`.
     #[test]

@@ -261,8 +261,9 @@ impl Shared {
         if let Some((tmp, file)) = files {
             let _ = disk.remove(&tmp);
             let written = disk.append(&tmp, &bytes).and_then(|()| disk.rename(&tmp, &file));
-            if written.is_err() {
-                let _ = disk.remove(&tmp);
+            match written {
+                Ok(()) => disk.leave_unsynced(&file),
+                Err(_) => drop(disk.remove(&tmp)),
             }
         }
         self.cache(index);
