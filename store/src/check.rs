@@ -348,7 +348,8 @@ impl Check<'_> {
                 Ok(_) => "says something else than its segment",
                 Err(_) => "is damaged",
             },
-            Err(_) => "is not there",
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is not there",
+            Err(_) => "can't be read",
         };
         let repaired = self.repair && disk::replace(&*self.disk, &file, &want.encode()).is_ok();
         self.find_derived(file.to_string(), what, repaired);

@@ -122,6 +122,33 @@ async fn derived_files_may_be_damaged_or_gone_and_nothing_is_lost() {
     rig.assert_all_stored("logs", &made(&[log])).await;
 }
 
+/// Reaches `INDEX_FILE_BYTES_MAX` of store/src/log/segment.rs.
+/// Reaches `SEGMENT_BYTES_MAX` of store/src/check.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn index_files_that_are_longer_than_any_can_be_are_not_read_and_made_anew() {
+    let Some(mut rig) = Rig::start(&["--segment-bytes", "64KiB"]).await else { return };
+    rig.kinesin("stream create logs --rate off");
+    let _agent = rig.agent("a", &(FILES.to_owned() + "batch = { codec = \"none\" }\n"));
+    let mut log = Writer::new(&rig.path("logs/a.log"));
+    for _ in 0..20 {
+        log.write(200);
+        rig.wait_for("logs", log.count()).await;
+    }
+    rig.store.process.take().unwrap().terminate().unwrap();
+    let indexes = files(&rig.path("data/streams"), ".idx");
+    // Without a byte on the disk: nothing but their length is large.
+    for (path, len) in [(&indexes[0], (256 << 20) + 1), (&indexes[1], (4 << 30) + 1)] {
+        std::fs::File::options().write(true).open(path).unwrap().set_len(len).unwrap();
+    }
+    let (code, said) = check(&rig, &[]);
+    assert!(code == Some(1) && said.contains("can't be read") && said.contains("derived"), "{said}");
+    rig.up().await;
+    rig.assert_all_stored("logs", &made(&[log])).await;
+    let peak = rig.store.process.as_ref().unwrap().memory_bytes("VmHWM");
+    assert!(peak < 200 << 20, "{peak} bytes at most");
+    assert!(std::fs::metadata(&indexes[1]).unwrap().len() < 1 << 20, "made anew");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_is_reported_and_the_agent_goes_on() {
     // Where the damage is, and whether the file only got shorter.

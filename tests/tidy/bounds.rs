@@ -30,8 +30,6 @@ const NOT_REACHED: &[(&str, &str)] = &[
     ("STORED_MAX", "store/src/api/video/listing.rs"),
     ("TIME_MAX", "store/src/api/video/picture.rs"),
     ("PIECES_WAITING_MAX", "store/src/api/video/segments.rs"),
-    ("SEGMENT_BYTES_MAX", "store/src/check.rs"),
-    ("INDEX_FILE_BYTES_MAX", "store/src/log/segment.rs"),
 ];
 
 /// A line of the page.
