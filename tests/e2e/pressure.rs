@@ -1,4 +1,4 @@
-//! Bounds at work: retention, rates, a network that breaks all the time.
+//! Bounds at work: retention, open files, rates, a network that breaks all the time.
 
 use std::time::Duration;
 
