@@ -4,7 +4,7 @@
 mod place;
 mod segment;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use place::{Place, Writer, frames_of, on_all};
 use protocol::rng::Rng;
@@ -215,6 +215,40 @@ fn a_reader_beside_the_writer_sees_whole_batches_and_never_goes_back() {
             let batches = follower.join().expect("the reader ends well");
             assert_eq!(batches.len(), 200);
             assert!(batches.windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0));
+        });
+    });
+}
+
+#[test]
+fn a_shard_begins_with_its_first_record_whoever_asks_while_that_is_written_or_its_segment_sealed() {
+    const SHARDS: u32 = 300;
+    on_all(|place| {
+        let mut writer = Writer::new(place, SHARDS);
+        let reader = writer.log.reader();
+        let (asked, done) = (AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let asker = scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let shard = ShardId(asked.load(Ordering::Acquire));
+                    assert_eq!(reader.first(shard).expect("a beginning"), at(0), "{shard}");
+                    assert_eq!(reader.at_time(shard, UnixMs(0)).expect("a beginning"), at(0), "{shard}");
+                    let found =
+                        reader.read(shard, at(0), ReadLimit { bytes_max: 0 }).expect("nothing is damaged");
+                    assert!(frames_of(&found).first().is_none_or(|first| first.0 == 0), "{shard}");
+                }
+            });
+            for shard in 0..SHARDS {
+                asked.store(shard, Ordering::Release);
+                for round in 0..3 {
+                    writer.append(ShardId(shard), 2);
+                    writer.sync();
+                    if (shard + round) % 3 == 0 {
+                        writer.roll();
+                    }
+                }
+            }
+            done.store(true, Ordering::Release);
+            asker.join().expect("nothing is skipped");
         });
     });
 }

@@ -18,7 +18,8 @@ use protocol::stream::{ShardInfo, StartingPosition};
 use store::client::Client;
 use tests::clock;
 use tests::harness::consumer::{ByKey, differences};
-use tests::harness::rig::{FILES, Rig, Writer, made, wait_until};
+use tests::harness::process::AgentProcess;
+use tests::harness::rig::{FILES, PATIENCE, Rig, Writer, made};
 
 /// Lines that readers may be behind: less than what retention keeps.
 const BEHIND_MAX: u64 = 2000;
@@ -130,13 +131,32 @@ async fn reshard(client: &Client, rng: &mut Rng) {
     client.stream(call).await.unwrap();
 }
 
+/// What each of them lacks, what the agent says of itself, and the shards: so that one failure in a thousand tells who stood still.
+async fn stuck(rig: &Rig, agent: &AgentProcess, logs: &[Writer], readers: &[Reader]) -> String {
+    let mut told = String::new();
+    for (n, reader) in readers.iter().enumerate() {
+        let seen = reader.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lacks: Vec<String> = differences(&made(logs), &seen).into_iter().take(20).collect();
+        told += &format!(
+            "\nreader {n} has {}, of {}: {lacks:?}",
+            reader.count(),
+            logs.iter().map(Writer::count).sum::<u64>()
+        );
+    }
+    told += &format!("\nthe agent: {:?}\n{}\nshards:", agent.status(), agent.printed());
+    for shard in shards(&rig.client).await {
+        told += &format!("\n{shard:?}");
+    }
+    told + "\nthe store: " + &rig.store.printed()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_see_every_record_once_and_in_order_through_splits_merges_and_retention() {
     let seconds =
         std::env::var("KINESIN_RESHARD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
     let Some(rig) = Rig::start(&["--segment-bytes", "64KiB"]).await else { return };
     rig.kinesin("stream create logs --shards 2 --rate off --retention-bytes 1MiB");
-    let _agent = rig.agent("a", &(FILES.to_owned() + "batch = { codec = \"none\", records_max = 100 }\n"));
+    let agent = rig.agent("a", &(FILES.to_owned() + "batch = { codec = \"none\", records_max = 100 }\n"));
     let readers: Vec<Reader> = {
         let mut readers = Vec::new();
         for _ in 0..2 {
@@ -150,7 +170,9 @@ async fn readers_see_every_record_once_and_in_order_through_splits_merges_and_re
         logs.iter_mut().for_each(|log| log.write(40));
         let written: u64 = logs.iter().map(Writer::count).sum();
         let slowest = || readers.iter().map(Reader::count).min().unwrap_or(0);
-        wait_until("readers keep up", || slowest() + BEHIND_MAX >= written);
+        if !clock::eventually(PATIENCE, || slowest() + BEHIND_MAX >= written) {
+            panic!("readers don't keep up: {}", stuck(&rig, &agent, &logs, &readers).await);
+        }
         if rng.chance(100) {
             reshard(&rig.client, &mut rng).await;
             changes += 1;
@@ -158,7 +180,10 @@ async fn readers_see_every_record_once_and_in_order_through_splits_merges_and_re
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let written: u64 = logs.iter().map(Writer::count).sum();
-    wait_until("readers get to the end", || readers.iter().all(|reader| reader.count() >= written));
+    let at_the_end = || readers.iter().all(|reader| reader.count() >= written);
+    if !clock::eventually(PATIENCE, at_the_end) {
+        panic!("readers never came to the end: {}", stuck(&rig, &agent, &logs, &readers).await);
+    }
     let trimmed = shards(&rig.client).await.iter().any(|shard| shard.first > SequenceNumber(0));
     for reader in readers {
         assert_eq!(differences(&made(&logs), &reader.end().await), Vec::<String>::new());

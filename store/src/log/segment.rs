@@ -370,6 +370,32 @@ impl Shared {
         Ok(found.filter(|_| is_everywhere))
     }
 
+    /// As [`LogReader::at_time`].
+    fn find_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
+        let from = SequenceNumber(0);
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        let tail = self.tail(shard);
+        // By when segments were begun, which is one order for all shards; then by arrival within the shard.
+        let later = self.first_sealed(|index| index.begun < time).map_err(disk_error)?;
+        let mut next = None;
+        if let Some(index) = self.sealed_before(later.map(|(found, _)| found.base)).map_err(disk_error)?
+            && let Some(entry) = index.shards.get(&shard)
+        {
+            if let Some(found) = entry.at_time(time) {
+                return Ok(found);
+            }
+            next = Some(entry.end);
+        }
+        let one = ReadLimit { bytes_max: 0 };
+        let from = next.unwrap_or_default();
+        let mut chosen = self.choose(shard, from, one).map_err(disk_error)?;
+        if chosen.as_ref().is_some_and(|c| c.batches[0].arrival < time) {
+            let active = self.active_shard(shard, |_, index| index.at_time(time).unwrap_or(index.end));
+            return Ok(active.unwrap_or_default());
+        }
+        Ok(chosen.take().map_or(tail, |c| c.batches[0].first))
+    }
+
     fn active_shard<T>(&self, shard: ShardId, ask: impl FnOnce(u64, &ShardIndex) -> T) -> Option<T> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         active.shards.get(&shard).map(|index| ask(active.base, index))
@@ -400,13 +426,22 @@ impl Shared {
         from: SequenceNumber,
         limit: ReadLimit,
     ) -> Result<Found, disk::ReadError> {
-        let found = |chosen: Option<Chosen>| chosen.map_or(Found::Nothing, Found::Batches);
         let in_active = self.active_shard(shard, |base, index| {
             (from >= index.start).then(|| Chosen::of(base, index, from, limit))
         });
         if let Some(Some(chosen)) = in_active {
-            return Ok(found(chosen));
+            return Ok(chosen.map_or(Found::Nothing, Found::Batches));
         }
+        self.unsealed(|| self.choose_below(shard, from, limit))
+    }
+
+    /// The same where it does not lie in the active segment alone.
+    fn choose_below(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        limit: ReadLimit,
+    ) -> Result<Found, disk::ReadError> {
         let past = |index: &SegmentIndex| index.shards.get(&shard).is_none_or(|s| s.end <= from);
         // A shard that is not in a segment had either not begun or is long gone; the first can't follow the last.
         if let Some((_, index)) = self.first_sealed(past)?
@@ -417,7 +452,20 @@ impl Shared {
             return Ok(chosen.map_or(Found::EmptyUpTo(entry.end), Found::Batches));
         }
         let active = self.active_shard(shard, |base, index| Chosen::of(base, index, from, limit));
-        Ok(found(active.flatten()))
+        Ok(active.flatten().map_or(Found::Nothing, Found::Batches))
+    }
+
+    /// Asks again where the active segment was sealed meanwhile: whoever looks at the sealed ones first and at the active one
+    /// then has not looked at that.
+    fn unsealed<T, E>(&self, ask: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        let active = || self.active.read().unwrap_or_else(PoisonError::into_inner).base;
+        loop {
+            let base = active();
+            let answer = ask()?;
+            if active() == base {
+                return Ok(answer);
+            }
+        }
     }
 
     /// Below this nothing of a shard is kept; from here on, what is missing is damaged. 0 where the oldest segment
@@ -548,32 +596,14 @@ impl LogReader for Shared {
     fn first(&self, shard: ShardId) -> Result<SequenceNumber, ReadError> {
         let from = SequenceNumber(0);
         let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        // Asked first: what comes while it is looked for is not to be skipped.
+        let tail = self.tail(shard);
         let chosen = self.choose(shard, from, ReadLimit { bytes_max: 0 }).map_err(disk_error)?;
-        Ok(chosen.map_or_else(|| self.tail(shard), |chosen| chosen.batches[0].first))
+        Ok(chosen.map_or(tail, |chosen| chosen.batches[0].first))
     }
 
     fn at_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
-        let from = SequenceNumber(0);
-        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
-        // By when segments were begun, which is one order for all shards; then by arrival within the shard.
-        let later = self.first_sealed(|index| index.begun < time).map_err(disk_error)?;
-        let mut next = None;
-        if let Some(index) = self.sealed_before(later.map(|(found, _)| found.base)).map_err(disk_error)?
-            && let Some(entry) = index.shards.get(&shard)
-        {
-            if let Some(found) = entry.at_time(time) {
-                return Ok(found);
-            }
-            next = Some(entry.end);
-        }
-        let one = ReadLimit { bytes_max: 0 };
-        let from = next.unwrap_or_default();
-        let mut chosen = self.choose(shard, from, one).map_err(disk_error)?;
-        if chosen.as_ref().is_some_and(|c| c.batches[0].arrival < time) {
-            let active = self.active_shard(shard, |_, index| index.at_time(time).unwrap_or(index.end));
-            return Ok(active.unwrap_or_default());
-        }
-        Ok(chosen.take().map_or_else(|| self.tail(shard), |c| c.batches[0].first))
+        self.unsealed(|| self.find_time(shard, time))
     }
 
     fn at_producer_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
