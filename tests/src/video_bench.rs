@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// When streams begin of which frames are asked for by their time.
 const START_MS: u64 = 1_795_176_000_000;
 
-mod kept;
+pub mod kept;
 
 /// How it is set.
 #[derive(Debug, Clone)]
@@ -259,7 +259,7 @@ async fn days(plan: &Plan) -> io::Result<Figures> {
     let mut figures = Figures::new();
     for (name, fragments) in [("hour", 3600), ("days", plan.kept_days * 86_400)] {
         let fragments = fragments * FRAMES_PER_S / FRAGMENT_FRAMES;
-        kept::fill(&store, &camera, name, fragments).await?;
+        kept::fill(&store, name, fragments, 1).await?;
         let mut bench =
             Bench { plan, store: &store, endpoint: endpoint.clone(), camera: camera.clone(), figures };
         bench.one_frame(name, &format!("{name} kept"), fragments)?;

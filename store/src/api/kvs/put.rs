@@ -113,28 +113,14 @@ impl Run {
     }
 
     async fn read(&mut self, body: &mut Upload, mut turn: watch::Receiver<bool>) -> Ended {
-        let (mut told, mut idles) = (Vec::new(), 0);
+        let mut told = Vec::new();
         loop {
-            let frame = tokio::select! {
+            let data = tokio::select! {
                 biased;
                 _ = turn.wait_for(|over| *over) => return Err(READ_ERROR),
-                frame = timeout(IDLE, body.frame()) => frame,
+                data = data_of(body, IDLE, || self.tell(json!({ "EventType": "IDLE" }))) => data?,
             };
-            let data = match frame {
-                Err(_) => {
-                    idles += 1;
-                    if idles >= IDLES_MAX {
-                        return Err(READ_ERROR);
-                    }
-                    self.tell(json!({ "EventType": "IDLE" }));
-                    continue;
-                }
-                Ok(None) => break,
-                // What was not whole comes again: its producer was not told that it is kept.
-                Ok(Some(Err(_))) => return Err(READ_ERROR),
-                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            };
-            idles = 0;
+            let Some(data) = data else { break };
             self.room.hold(self.demuxer.held_bytes() + data.len()).await;
             let pushed = self.demuxer.push_told(&data, &mut told);
             self.keep(&mut told).await?;
@@ -192,6 +178,25 @@ impl Run {
     }
 }
 
+/// The next bytes of a body, `None` at its end; whoever sends it is told of silence.
+async fn data_of(
+    body: &mut (impl hyper::body::Body<Data = Bytes> + Unpin),
+    idle: Duration,
+    tell: impl Fn(),
+) -> std::result::Result<Option<Bytes>, (u32, &'static str)> {
+    for silence in 1.. {
+        match timeout(idle, body.frame()).await {
+            Ok(None) => return Ok(None),
+            // What was not whole comes again: its producer was not told that it is kept.
+            Ok(Some(Err(_))) => break,
+            Ok(Some(Ok(frame))) => return Ok(Some(frame.into_data().unwrap_or_default())),
+            Err(_) if silence >= IDLES_MAX => break,
+            Err(_) => tell(),
+        }
+    }
+    Err(READ_ERROR)
+}
+
 /// Whoever wants every one reads as they come.
 fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
     let _ = acks.try_send(Bytes::from(event.to_string() + "\n"));
@@ -199,7 +204,27 @@ fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    /// Reaches `IDLES_MAX`.
+    #[tokio::test]
+    async fn a_silent_producer_is_told_so_as_often_as_may_be_and_is_let_go_then() {
+        let idles = AtomicU32::new(0);
+        let told = || {
+            idles.fetch_add(1, Ordering::Relaxed);
+        };
+        let (to, from) = mpsc::channel(1);
+        let mut body = Body::Coming(from);
+        to.send(Bytes::from_static(b"x")).await.unwrap();
+        let moment = Duration::from_millis(5);
+        assert_eq!(data_of(&mut body, IDLE, told).await, Ok(Some(Bytes::from_static(b"x"))));
+        assert_eq!(data_of(&mut body, moment, told).await, Err(READ_ERROR));
+        assert_eq!(idles.load(Ordering::Relaxed), IDLES_MAX - 1);
+        drop(to);
+        assert_eq!(data_of(&mut body, IDLE, told).await, Ok(None));
+    }
 
     /// Reaches `ACKS_MAX`.
     #[test]
