@@ -648,8 +648,9 @@ impl LogReader for Shared {
     }
 
     fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError> {
-        let active_begun = self.active.read().unwrap_or_else(PoisonError::into_inner).begun;
+        // In this order: where a segment is sealed in between, the one before it seems younger, never older.
         let segments = self.reader.segments();
+        let active_begun = self.active.read().unwrap_or_else(PoisonError::into_inner).begun;
         let mut ages = Vec::new();
         for (place, segment) in segments.iter().enumerate().take(limit) {
             let next = segments.get(place + 1);

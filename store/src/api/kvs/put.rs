@@ -18,7 +18,7 @@ use video::mkv::{Demuxer, Told};
 use super::arn::fragment_number;
 use super::{Body, Call, Found, KIND, Result, coming, invalid};
 use crate::api::upload::Upload;
-use crate::api::video::ingest::Room;
+use crate::api::video::ingest::{PART_MS, Room};
 use crate::service::video::Kept;
 
 /// Silence is told so often ...
@@ -29,6 +29,8 @@ const IDLES_MAX: u32 = 3;
 const CONNECTION: Duration = Duration::from_secs(45 * 60);
 /// Acknowledgements that wait for a producer that does not read them.
 const ACKS_MAX: usize = 1024;
+/// The tag of a stream whose fragments are to be stored in parts: its value is how long they are, in milliseconds.
+const PART_TAG: &str = "kinesin:part_ms";
 /// For those that wait at the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Tracks, fragments and everything else that a producer may get wrong has its number; these are the connection's.
@@ -63,6 +65,16 @@ fn start_ms(headers: &HeaderMap) -> Result<i64> {
     }
 }
 
+/// How long parts are, where the stream's tag says so: what a producer for the service can say without knowing us.
+fn part_ms(found: &Found) -> Result<Option<u64>> {
+    let Some(text) = found.sketch.traits.tags.get(PART_TAG) else { return Ok(None) };
+    let said = text.parse().ok().filter(|ms| (PART_MS.0..=PART_MS.1).contains(ms));
+    said.map(Some).ok_or_else(|| {
+        let (least, most) = PART_MS;
+        invalid(format!("the stream's tag {PART_TAG} is {text:?}: {least} to {most} are valid"))
+    })
+}
+
 impl Call {
     pub(super) async fn put_media(self, headers: &HeaderMap, body: Upload) -> Result<Response<Body>> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -72,8 +84,9 @@ impl Call {
         let mut random = [0; 8];
         // Without randomness two runs look like one, and nothing else is wrong.
         let _ = getrandom::fill(&mut random);
-        let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start);
-        let turn = self.shared.producers.begin(found.name.key(), None);
+        let part_ms = part_ms(&found)?;
+        let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start, part_ms);
+        let turn = self.shared.producers.begin(found.name.key(), part_ms);
         let room = Room::new(&self.shared);
         let (acks, parts) = mpsc::channel(ACKS_MAX);
         let run = Run { call: self, found, demuxer, room, acks, wanted, timecode: None, first: None };
