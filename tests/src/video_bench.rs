@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use protocol::rng::Rng;
 use protocol::time::UnixMs;
+use store::yardstick::Yardstick;
 use video::codec;
 use video::cut::Cutter;
 use video::demux::Demuxer;
@@ -352,6 +353,7 @@ impl Bench<'_> {
         const PRODUCERS: u64 = 8;
         let (plan, endpoint, camera) = (self.plan, &self.endpoint, &self.camera);
         let (init, frame_bytes) = (camera.init(), self.frame_bytes());
+        let before = Yardstick::measure(&plan.dir)?;
         let cpu = self.cpu_seconds();
         let begin = clock::now();
         let total = Mutex::new(0);
@@ -385,6 +387,15 @@ impl Bench<'_> {
             format!("{PRODUCERS} producers, flat out"),
             format!("{rate:.0} MB/s, {cpu:.2} CPU s per GB"),
         );
+        // Before and after, since disks of clouds have moods.
+        let after = Yardstick::measure(&plan.dir)?;
+        let disk = [before, after].map(|measured| measured.disk_megabytes_per_second);
+        let share = rate / f64::midpoint(disk[0], disk[1]) * 100.0;
+        let said = format!(
+            "{share:.0} % of 256 MiB in a row and one fdatasync: {:.0} and {:.0} MB/s",
+            disk[0], disk[1]
+        );
+        self.say("  of the disk", said);
         Ok(())
     }
 
