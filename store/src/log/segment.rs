@@ -222,6 +222,7 @@ impl Shared {
         replay: &mut dyn Replay,
     ) -> Result<(), disk::ReadError> {
         let mut index = SegmentIndex::default();
+        let mut latest = UnixMs(0);
         let mut scan = self.reader.scan(from);
         while let Some(found) = scan.advance()? {
             match found {
@@ -232,17 +233,23 @@ impl Shared {
                     } else {
                         replay.control(&frame.header, frame.payload);
                     }
-                    if position >= active && frame.header.kind == Kind::StreamState {
-                        index = self.begin_index(active, &frame);
-                    } else if position >= active {
-                        index.base = active.0;
+                    // Its own head may be damaged, or not be there: what came before says where its shards go on.
+                    if position >= active && index.base < active.0 {
+                        index = index.successor(active.0, latest);
+                    }
+                    latest = latest.max(frame.header.arrival);
+                    if frame.header.kind == Kind::StreamState {
+                        index = self.begin_index(position.min(active), &frame);
+                    } else {
                         add_to_index(&mut index, position, &frame.header);
                     }
                 }
                 Scanned::Damage(damage) => replay.damage(&damage),
             }
         }
-        index.base = active.0;
+        if index.base < active.0 {
+            index = index.successor(active.0, latest);
+        }
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = index;
         Ok(())
     }
