@@ -145,6 +145,10 @@ mod tests {
         assert_eq!(bucket.wait_for(1000, Mono::ZERO), Duration::ZERO);
         bucket.take(1000, Mono::ZERO);
         assert_eq!(bucket.wait_for(1, Mono::ZERO), Duration::from_micros(9_010_000));
+        assert_eq!(bucket.debt(Mono::ZERO), 900);
+        assert_eq!(bucket.debt(Mono::from_millis(8_995)), 1, "of which half is left");
+        assert_eq!(bucket.debt(Mono::from_millis(9_000)), 0);
+        assert_eq!(bucket.debt(Mono::from_millis(9_500)), 0);
     }
 
     #[test]

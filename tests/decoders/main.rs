@@ -85,6 +85,30 @@ fn every_input_that_a_fuzzer_has_found_worth_keeping_is_survived() {
     assert!(count > 100, "{count} inputs: where are the corpora?");
 }
 
+/// The fuzzer's programs need another compiler and are not built with the suite: one that does not compile is found here.
+#[test]
+fn every_decoder_has_a_program_of_the_fuzzer_that_calls_it_by_its_name() {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(home.join(path)).unwrap_or_default();
+    let (decoders, programs) = (read("src/decoders.rs"), read("fuzz/Cargo.toml"));
+    for (name, _) in TARGETS {
+        let program = read(&format!("fuzz/fuzz_targets/{name}.rs"));
+        let called = program.split("tests::decoders::").nth(1).and_then(|rest| rest.split_once("(bytes));"));
+        let called = called.map(|(function, _)| function).unwrap_or_default();
+        assert!(decoders.contains(&format!("(\"{name}\", {called})")), "{name}: calls {called:?}");
+        assert!(
+            decoders.contains(&format!("\npub fn {called}(bytes: &[u8])")),
+            "{name}: {called} is not public"
+        );
+        assert!(
+            programs.contains(&format!("name = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"")),
+            "{name}"
+        );
+    }
+    let files = std::fs::read_dir(home.join("fuzz/fuzz_targets")).unwrap().count();
+    assert_eq!(files, TARGETS.len());
+}
+
 #[test]
 fn every_decoder_has_examples_which_a_fuzzer_can_begin_with() {
     let dir = std::env::var_os("KINESIN_FUZZ_SEEDS").map(PathBuf::from);

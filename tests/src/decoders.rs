@@ -318,7 +318,7 @@ pub fn video_film(bytes: &[u8]) {
 }
 
 /// Matroska as a producer sends it whose clusters are fragments. The first byte says in pieces of how many bytes it comes.
-fn video_mkv(bytes: &[u8]) {
+pub fn video_mkv(bytes: &[u8]) {
     let Some((piece, rest)) = bytes.split_first() else { return };
     let read = |piece: usize| {
         let (mut demuxer, mut told) = (mkv::Demuxer::by_cluster(7, 1_700_000_000_000, Some(200)), Vec::new());
@@ -338,7 +338,7 @@ fn video_mkv(bytes: &[u8]) {
 
 /// Raw H.264 or H.265: parameter sets, slice headers and what is between them. The first byte says in pieces of how many bytes it
 /// comes, the second which codec it is, and whether somebody says its rate or only when it comes.
-fn video_raw(bytes: &[u8]) {
+pub fn video_raw(bytes: &[u8]) {
     let Some((says, rest)) = bytes.split_at_checked(2) else { return };
     let read = |piece: usize| {
         let kind = if says[1] & 1 == 0 { Kind::H264 } else { Kind::H265 };
