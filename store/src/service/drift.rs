@@ -192,6 +192,14 @@ mod tests {
         assert!(clocks(&windows(6, fast(0), |_| 50)).drift.unwrap().ppm.abs() < 0.1);
     }
 
+    /// Reaches `PPM_MAX`.
+    #[test]
+    fn a_clock_goes_as_wrong_as_one_can_and_what_is_more_is_no_drift() {
+        let told = |ppm: i64| clocks(&windows(6, fast(ppm as u64), |_| 20)).drift;
+        assert!(told(PPM_MAX - 1).is_some_and(|drift| drift.ppm > PPM_MAX as f64 - 2.0));
+        assert_eq!(told(PPM_MAX + 2), None);
+    }
+
     #[test]
     fn a_clock_that_is_set_is_told_as_a_step_and_not_as_drift() {
         let set = BEGUN + 2 * HOUR;
