@@ -48,6 +48,12 @@ impl TokenBucket {
         Duration::from_micros(u64::try_from((missing + rate - 1) / rate).unwrap_or(u64::MAX))
     }
 
+    /// Tokens that it owes.
+    pub fn debt(&mut self, now: Mono) -> u64 {
+        self.refill(now);
+        u64::try_from((MICRO - 1 - self.level) / MICRO).unwrap_or(0)
+    }
+
     /// Takes them, into debt if need be: call it after [`wait_for`](Self::wait_for) said zero.
     pub fn take(&mut self, tokens: u64, now: Mono) {
         self.refill(now);

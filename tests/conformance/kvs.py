@@ -456,6 +456,43 @@ def a_fragment_that_was_stored_in_parts_is_one():
 
 
 @case
+def a_producer_for_the_service_sends_parts_where_a_tag_of_its_stream_says_so():
+    mkv = film(6)
+    make("by-tag", Tags={"kinesin:part_ms": "200"})
+    make("by-tag-whole")
+    clusters = [at.start() for at in re.finditer(CLUSTER, mkv)]
+    producer = Put("by-tag").open()
+    # Most of a cluster: it is no fragment yet, and its frames can be read.
+    producer.send(mkv[:clusters[1] + (clusters[2] - clusters[1]) * 9 // 10])
+    producer.wait("PERSISTED", 1)
+    basic = base64.b64encode(f"{credentials().access_key}:{credentials().secret_key}".encode()).decode()
+
+    def ask(path):
+        request = urllib.request.Request(f"{plain}/v1/video/by-tag{path}", headers={"authorization": f"Basic {basic}"})
+        return urllib.request.urlopen(request).read().decode()
+
+    for _ in range(1000):
+        if ask("/frames?meta=1&count=1000").count("\n") > 30:
+            break
+        time.sleep(0.01)
+    frames = ask("/frames?meta=1&count=1000").count("\n")
+    assert 30 < frames < 60 and len(producer.of("PERSISTED")) == 1, (frames, producer.acks)
+    assert "#EXT-X-PART:" in ask("/live.m3u8"), ask("/live.m3u8")
+    # It breaks off there and sends again what it heard nothing of.
+    producer.connection.sock.shutdown(socket.SHUT_RDWR)
+    producer.connection.close()
+    numbers = persisted(put("by-tag", mkv[:clusters[0]] + mkv[clusters[1]:]))
+    assert len(numbers) == 5, numbers
+    persisted(put("by-tag-whole", mkv))
+    listed = [[f["FragmentLengthInMilliseconds"] for f in archive.list_fragments(StreamName=stream)["Fragments"]]
+              for stream in ("by-tag", "by-tag-whole")]
+    assert listed[0] == listed[1] and len(listed[0]) == 6, listed
+    assert [p[2] for p in everything("by-tag")] == [p[2] for p in packets(mkv)]
+    make("by-tag-wrong", Tags={"kinesin:part_ms": "soon"})
+    assert Put("by-tag-wrong").open().answer.status == 400
+
+
+@case
 def mkvinfo_finds_nothing_wrong_in_what_is_given():
     make("judged")
     numbers = persisted(put("judged", film(3)))

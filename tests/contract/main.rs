@@ -7,6 +7,7 @@ mod segment;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use place::{Place, Writer, frames_of, on_all};
+use protocol::frame::{HEADER_BYTES, Header};
 use protocol::rng::Rng;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::UnixMs;
@@ -292,6 +293,64 @@ fn who_asks_by_number_or_time_while_segments_are_sealed_and_trimmed_hears_of_the
             done.store(true, Ordering::Release);
             asker.join().expect("right answers");
         });
+    });
+}
+
+/// Spoils the newest segment, which has these batches of A in it, while the log is closed; nothing else changes.
+fn unharmed_by(newest: &[u32], spoil: impl Fn(&Place, u64)) {
+    on_all(|place| {
+        let mut writer = Writer::new(place, 2);
+        for round in 0..4 {
+            writer.append(A, 3);
+            writer.append(B, 1 + round);
+            writer.sync();
+            if round == 2 {
+                writer.roll();
+            }
+        }
+        let last = writer.batches.last().expect("batches").header.arrival;
+        writer.roll();
+        newest.iter().for_each(|records| writer.append(A, *records));
+        writer.sync();
+        let base = writer.log.reader().segments(9).expect("segments")[1].end;
+        let batches = std::mem::take(&mut writer.batches);
+        drop(writer);
+        spoil(place, base.0);
+        let writer = Writer { batches, ..Writer::open(place).expect("it has a head") };
+        let reader = writer.log.reader();
+        assert_eq!(
+            (reader.tail(A), reader.tail(B)),
+            (at(12 + u64::from(newest.iter().sum::<u32>())), at(10))
+        );
+        compare(place, &writer, &mut Rng::new(9));
+        // Retention must not think that what lies before it is of 1970.
+        let sealed = reader.segments(9).expect("segments")[1].sealed.expect("it is sealed");
+        assert!(sealed >= last, "{sealed:?}, and its newest batch came at {last:?}");
+        assert!(reader.active().begun >= last);
+    });
+}
+
+#[test]
+fn a_segment_of_which_only_the_file_is_there_changes_nothing_for_readers_and_for_retention() {
+    unharmed_by(&[], |place, base| {
+        let files = place.files(".log");
+        assert!(files[2].as_str().contains(&base.to_string()));
+        place.disk.truncate(&files[2], 0).expect("it is there");
+        // What an error left in an older one is never read, and keeps recovery from taking the file away.
+        place.disk.append(&files[0], b"left over").expect("it is there");
+        files.iter().for_each(|file| place.disk.sync(file).expect("a sync"));
+    });
+}
+
+#[test]
+fn a_segment_whose_head_and_spare_are_damaged_changes_nothing_for_readers_and_for_retention() {
+    unharmed_by(&[2, 1], |place, base| {
+        let file = place.files(".log").pop().expect("segments");
+        let mut head = [0; HEADER_BYTES];
+        place.disk.read_at(&file, 0, &mut head).expect("a head");
+        let head = Header::parse(&head).expect("a head").total_len;
+        place.flip_bit(base + 1);
+        place.flip_bit(base + u64::from(head) + 1);
     });
 }
 

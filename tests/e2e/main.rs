@@ -17,5 +17,6 @@ mod policies;
 mod pressure;
 mod rtsp;
 mod video;
+mod video_limits;
 
 use tests::eventually;

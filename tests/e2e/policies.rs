@@ -1,6 +1,11 @@
 //! What an agent sends first, keeps back, or gives up: policies, as somebody writes them who pays for each byte on the road.
 //! What is kept back is lost as little as anything else.
 
+use protocol::frame::Frame;
+use protocol::name::StreamName;
+use protocol::sequence::ShardId;
+use protocol::stream::StartingPosition;
+use protocol::time::UnixMs;
 use serde_json::Value;
 
 use crate::cameras::fragments;
@@ -88,4 +93,63 @@ async fn what_waited_for_longer_than_it_is_worth_is_told_as_lost_and_what_is_new
     let stored = rig.stored("logs").await;
     assert_eq!(stored.keys().map(String::as_str).collect::<Vec<_>>(), ["a.log", "c.log"]);
     tests::eventually!("the ledger", rig.lost("expired").await == 100);
+}
+
+/// When the newest batch of a stream of one shard came.
+async fn newest_arrival(rig: &Rig, stream: &str) -> UnixMs {
+    let name = StreamName::new(stream).unwrap();
+    let (mut from, mut newest) = (StartingPosition::TrimHorizon, UnixMs(0));
+    loop {
+        let read = rig.client.read(&name, ShardId(0), from, 1 << 20, 0).await.unwrap();
+        let mut rest = read.frames();
+        while let Ok((frame, after)) = Frame::parse_first(rest) {
+            (newest, rest) = (newest.max(frame.header.arrival), after);
+        }
+        if read.head.next >= read.head.tail {
+            return newest;
+        }
+        from = StartingPosition::At(read.head.next);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_what_is_urgent_overtakes_the_rest_and_all_of_it_keeps_to_its_budget() {
+    const BYTES_PER_SECOND: u64 = 100 << 10;
+    let Some(mut rig) = Rig::start(&[]).await else { return };
+    let file = |name: &str| {
+        format!(
+            "[[source.file]]\npaths = [\"{name}/*.log\"]\nstream = \"{name}\"\npartition_key = \"{{file_name}}\"\npoll_ms = 100\nbatch = {{ codec = \"none\" }}\n"
+        )
+    };
+    let sources = format!(
+        "bytes_per_second_max = \"100 KiB\"\n{}{}[[policy]]\nstreams = \"alarms\"\npriority = 9\n",
+        file("bulk"),
+        file("alarms")
+    );
+    for name in ["bulk", "alarms"] {
+        std::fs::create_dir(rig.path(name)).unwrap();
+    }
+    let mut agent = rig.agent("truck", &sources);
+    std::fs::write(rig.path("alarms/first.log"), "first\n").unwrap();
+    rig.wait_for("alarms", 1).await;
+    rig.store.kill().unwrap();
+    // Five seconds' worth first, and then what is urgent.
+    let (lines, line) = (5 * BYTES_PER_SECOND / 512, "x".repeat(511) + "\n");
+    std::fs::write(rig.path("bulk/a.log"), line.repeat(lines as usize)).unwrap();
+    wait_until("all of it in the spool", || agent.status().records_in == 1 + lines);
+    std::fs::write(rig.path("alarms/second.log"), "second\n".repeat(50)).unwrap();
+    wait_until("the alarms too", || agent.status().records_in == 51 + lines);
+    // Also of an agent that starts again in between.
+    agent.process.take().unwrap().kill().unwrap();
+    rig.up().await;
+    let begin = tests::clock::now();
+    agent.up().unwrap();
+    rig.wait_for("alarms", 51).await;
+    rig.wait_for("bulk", lines).await;
+    let took = tests::clock::now().duration_since(begin).as_secs_f64();
+    // A second's worth goes at once, and the last batch is not waited for.
+    assert!(took > 3.0, "{lines} lines of 512 bytes in {took:.1} s");
+    let (alarms, bulk) = (newest_arrival(&rig, "alarms").await, newest_arrival(&rig, "bulk").await);
+    assert!(bulk.millis_since(alarms) > 2000, "the alarms waited: {alarms:?}, {bulk:?}");
+    assert_eq!(rig.lost("").await, 0);
 }

@@ -335,7 +335,7 @@ pub fn video_film(bytes: &[u8]) {
 fn video_mkv(bytes: &[u8]) {
     let Some((piece, rest)) = bytes.split_first() else { return };
     let read = |piece: usize| {
-        let (mut demuxer, mut told) = (mkv::Demuxer::by_cluster(7, 1_700_000_000_000), Vec::new());
+        let (mut demuxer, mut told) = (mkv::Demuxer::by_cluster(7, 1_700_000_000_000, Some(200)), Vec::new());
         let pushed = rest.chunks(piece).try_for_each(|part| demuxer.push_told(part, &mut told));
         let finished = demuxer.finish_told(&mut told);
         (told, pushed.is_ok(), pushed.and(finished).is_ok())

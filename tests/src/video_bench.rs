@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use protocol::rng::Rng;
 use protocol::time::UnixMs;
+use store::yardstick::Yardstick;
 use video::codec;
 use video::cut::Cutter;
 use video::demux::Demuxer;
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// When streams begin of which frames are asked for by their time.
 const START_MS: u64 = 1_795_176_000_000;
 
-mod kept;
+pub mod kept;
 
 /// How it is set.
 #[derive(Debug, Clone)]
@@ -259,7 +260,7 @@ async fn days(plan: &Plan) -> io::Result<Figures> {
     let mut figures = Figures::new();
     for (name, fragments) in [("hour", 3600), ("days", plan.kept_days * 86_400)] {
         let fragments = fragments * FRAMES_PER_S / FRAGMENT_FRAMES;
-        kept::fill(&store, &camera, name, fragments).await?;
+        kept::fill(&store, name, fragments, 1).await?;
         let mut bench =
             Bench { plan, store: &store, endpoint: endpoint.clone(), camera: camera.clone(), figures };
         bench.one_frame(name, &format!("{name} kept"), fragments)?;
@@ -352,6 +353,7 @@ impl Bench<'_> {
         const PRODUCERS: u64 = 8;
         let (plan, endpoint, camera) = (self.plan, &self.endpoint, &self.camera);
         let (init, frame_bytes) = (camera.init(), self.frame_bytes());
+        let before = Yardstick::measure(&plan.dir)?;
         let cpu = self.cpu_seconds();
         let begin = clock::now();
         let total = Mutex::new(0);
@@ -385,6 +387,15 @@ impl Bench<'_> {
             format!("{PRODUCERS} producers, flat out"),
             format!("{rate:.0} MB/s, {cpu:.2} CPU s per GB"),
         );
+        // Before and after, since disks of clouds have moods.
+        let after = Yardstick::measure(&plan.dir)?;
+        let disk = [before, after].map(|measured| measured.disk_megabytes_per_second);
+        let share = rate / f64::midpoint(disk[0], disk[1]) * 100.0;
+        let said = format!(
+            "{share:.0} % of 256 MiB in a row and one fdatasync: {:.0} and {:.0} MB/s",
+            disk[0], disk[1]
+        );
+        self.say("  of the disk", said);
         Ok(())
     }
 

@@ -17,21 +17,6 @@ const HEAD: &str = "# Bounds\n\nEvery queue, cache, map, message and set of open
 /// What a line in a test's documentation begins with that says which bounds it reaches.
 const MARK: &str = "/// Reaches `";
 
-/// Bounds that no test reaches yet, and their files. It only becomes shorter: one that a test reaches must go.
-const NOT_REACHED: &[(&str, &str)] = &[
-    ("PIECES_WAITING_MAX", "store/src/api/kinesis/records.rs"),
-    ("WAITING_MAX", "store/src/api/kinesis/subscribe.rs"),
-    ("PARTS_WAITING_MAX", "store/src/api/kvs/get.rs"),
-    ("IDLES_MAX", "store/src/api/kvs/put.rs"),
-    ("NEWS_MAX", "store/src/api/native/herald.rs"),
-    ("PARTS_WAITING_MAX", "store/src/api/video/frames.rs"),
-    ("GOP_FRAGMENTS_MAX", "store/src/api/video/frames.rs"),
-    ("GOP_BYTES_MAX", "store/src/api/video/frames.rs"),
-    ("STORED_MAX", "store/src/api/video/listing.rs"),
-    ("TIME_MAX", "store/src/api/video/picture.rs"),
-    ("PIECES_WAITING_MAX", "store/src/api/video/segments.rs"),
-];
-
 /// A line of the page.
 struct Bound {
     file: String,
@@ -129,20 +114,14 @@ fn reaches_of(file: &File, wrong: &mut Vec<String>) -> Vec<Reach> {
 }
 
 /// What is wrong between bounds and the tests that say that they reach them.
-fn unreached(bounds: &[Bound], reaches: &[Reach], excused: &[(&str, &str)]) -> Vec<String> {
+fn unreached(bounds: &[Bound], reaches: &[Reach]) -> Vec<String> {
     let is_of = |bound: &Bound, name: &str, file: &str| bound.name == name && bound.file == file;
     let mut wrong = Vec::new();
     for bound in bounds {
         let reached = reaches.iter().any(|reach| is_of(bound, &reach.name, &reach.of));
-        let excused = excused.iter().any(|(name, file)| is_of(bound, name, file));
-        if reached && excused {
-            wrong.push(format!("{}: {} is reached: it is excused no longer", bound.file, bound.name));
-        } else if !reached && !excused {
+        if !reached {
             wrong.push(format!("{}: no test says that it reaches {}", bound.file, bound.name));
         }
-    }
-    for (name, file) in excused.iter().filter(|(name, file)| !bounds.iter().any(|b| is_of(b, name, file))) {
-        wrong.push(format!("{file}: {name} is excused, and there is no such bound"));
     }
     for Reach { test, file, name, of, named } in reaches {
         if !bounds.iter().any(|bound| is_of(bound, name, of)) {
@@ -177,7 +156,7 @@ fn every_bound_has_a_sentence_and_a_test_that_reaches_it_and_stands_on_the_page_
     for file in rust {
         reaches.extend(reaches_of(&file, &mut wrong));
     }
-    wrong.extend(unreached(&bounds, &reaches, NOT_REACHED));
+    wrong.extend(unreached(&bounds, &reaches));
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     let page = HEAD.to_owned() + &bounds.iter().map(|bound| line_of(bound, &reaches)).collect::<String>();
     let path = root().join(PAGE);
@@ -208,11 +187,9 @@ fn a_bound_without_a_test_and_a_mark_without_a_bound_are_told() {
     let names: Vec<_> = reaches.iter().map(|reach| (&*reach.test, &*reach.name, &*reach.of)).collect();
     let want = [("A_MAX", "a.rs"), ("B_MAX", "a.rs"), ("D_MAX", "b.rs")];
     assert_eq!(names, want.map(|(name, of)| ("it_holds", name, of)));
-    let told = unreached(&bounds, &reaches, &[("A_MAX", "a.rs"), ("E_MAX", "a.rs")]);
+    let told = unreached(&bounds, &reaches);
     let want = [
-        "a.rs: A_MAX is reached: it is excused no longer",
         "a.rs: no test says that it reaches C_MAX",
-        "a.rs: E_MAX is excused, and there is no such bound",
         "a.rs: it_holds says that it reaches B_MAX, and does not name it",
         "a.rs: it_holds says that it reaches D_MAX of b.rs: there is no such bound",
     ];

@@ -89,6 +89,17 @@ impl Pace {
         self.records.take(u64::from(entry.records), now);
     }
 
+    /// What it sent beyond what a second allows, and has not made up for yet: bytes and records.
+    pub(super) fn debt(&mut self, now: Mono) -> (u64, u64) {
+        (self.bytes.debt(now), self.records.debt(now))
+    }
+
+    /// Begins with what another one owes.
+    pub(super) fn owe(&mut self, (bytes, records): (u64, u64), now: Mono) {
+        self.bytes.take(bytes, now);
+        self.records.take(records, now);
+    }
+
     /// As if the store's bucket were empty: for an agent that can't know what it sent before it started.
     pub(super) fn drain(&mut self, rate: ShardRate, now: Mono) {
         self.bytes.take(rate.bytes_per_second * BURST_PER_MILLE / 1000, now);

@@ -464,13 +464,18 @@ impl Outbox {
 
     fn ready_or_due(&mut self, id: LaneId, now: Mono) -> Option<u64> {
         let (gate, fresh) = (self.gates.get(&id.stream)?, self.fresh);
+        let (rate, shards) = (gate.rate, gate.shards);
+        // A lane of a newer shard map goes on where others ended: to the same shards, mostly.
+        let begins = self.lanes.get(&id)?.pace.is_none() && rate.is_some();
+        let debt = if begins { self.debt_before(id, now) } else { (0, 0) };
         let lane = self.lanes.get_mut(&id)?;
-        if let (None, Some(rate)) = (&lane.pace, gate.rate) {
+        if let (None, Some(rate)) = (&lane.pace, rate) {
             // A lane of before first contact goes to all shards of its stream.
-            let mut pace = Pace::new(rate, if id.generation() == 0 { gate.shards } else { 1 }, now);
+            let mut pace = Pace::new(rate, if id.generation() == 0 { shards } else { 1 }, now);
             if !fresh {
                 pace.drain(rate, now);
             }
+            pace.owe(debt, now);
             lane.pace = Some(pace);
         }
         match lane.ready(now) {
@@ -480,6 +485,13 @@ impl Outbox {
                 None
             }
         }
+    }
+
+    /// The largest debt of the stream's lanes before this one.
+    fn debt_before(&mut self, id: LaneId, now: Mono) -> (u64, u64) {
+        let older = self.lanes.range_mut(LaneId { stream: id.stream, lane: 0 }..id);
+        let debts = older.filter_map(|(_, lane)| lane.pace.as_mut()).map(|pace| pace.debt(now));
+        debts.fold((0, 0), |most, debt| (most.0.max(debt.0), most.1.max(debt.1)))
     }
 
     /// Whether a lane's stream is open, of this priority and not kept back, and nothing of an older shard map is left.

@@ -233,11 +233,14 @@ impl Spool {
         Ok(self.fits(bytes))
     }
 
-    fn fits(&self, bytes: u64) -> bool {
+    fn fits(&mut self, bytes: u64) -> bool {
         // Where the file system can't say, max_bytes alone decides.
         let free = self.disk.free_bytes().unwrap_or(u64::MAX);
-        self.bytes() + bytes <= self.settings.max_bytes
-            && free >= self.settings.min_free.saturating_add(bytes)
+        // A segment that is full is followed by another one, whose head is what the spool knows.
+        let head = if self.log.needs_roll(bytes) { self.head().len() as u64 } else { 0 };
+        let more = bytes.saturating_add(head);
+        self.bytes().saturating_add(more) <= self.settings.max_bytes
+            && free >= self.settings.min_free.saturating_add(more)
     }
 
     /// Room for what is only noted: others have filled the disk where there is none.

@@ -17,6 +17,7 @@ pub(crate) mod kinesis;
 mod kvs;
 pub mod listener;
 pub mod native;
+mod pieces;
 mod readers;
 mod upload;
 pub(crate) mod video;

@@ -18,6 +18,8 @@ mod consumer;
 mod enroll;
 mod marks;
 mod out;
+#[cfg(feature = "openh264")]
+mod picture;
 mod put;
 mod serve;
 mod status;
@@ -61,6 +63,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Measures a store: puts records as fast as it takes them.
     Bench(bench::BenchArgs),
+    /// Decodes a picture for the store.
+    #[cfg(feature = "openh264")]
+    #[command(hide = true)]
+    Picture(picture::PictureArgs),
 }
 
 /// Which store, and as whom.
@@ -130,6 +136,10 @@ impl StoreArgs {
 pub fn main() -> ExitCode {
     // A wrong use of the command line ends here, with exit code 2.
     let cli = Cli::parse();
+    #[cfg(feature = "openh264")]
+    if let Command::Picture(args) = &cli.command {
+        return picture::run(args);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -163,6 +173,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(args) => status::run(args).await,
         Command::Check(args) => check::run(args),
         Command::Bench(args) => Box::pin(bench::run(args)).await,
+        #[cfg(feature = "openh264")]
+        Command::Picture(_) => Ok(()),
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) enum VideoCommand {
     Follow(FollowArgs),
     /// Takes out a file that plays: everything from one place to another.
     Clip(ClipArgs),
-    /// Takes out one frame as a picture. Needs ffmpeg on the store's machine.
+    /// Takes out one frame as a picture. Needs ffmpeg on the store's machine, or for H.264 a store built with openh264.
     Image(ImageArgs),
     /// Shows where something is missing.
     Gaps(RangeArgs),

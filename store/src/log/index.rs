@@ -115,6 +115,14 @@ impl SegmentIndex {
         shard.end = header.end_sequence();
     }
 
+    /// Of the segment that follows, where nothing else says how it begins: nothing in it is older than `begun`.
+    #[must_use]
+    pub fn successor(&self, base: u64, begun: UnixMs) -> SegmentIndex {
+        let mut next = SegmentIndex::new(base, begun);
+        self.shards.iter().for_each(|(id, shard)| next.begin_shard(*id, shard.end));
+        next
+    }
+
     /// About how much memory it takes, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

@@ -226,6 +226,7 @@ impl Shared {
         replay: &mut dyn Replay,
     ) -> Result<(), disk::ReadError> {
         let mut index = SegmentIndex::default();
+        let mut latest = UnixMs(0);
         let mut scan = self.reader.scan(from);
         while let Some(found) = scan.advance()? {
             match found {
@@ -236,17 +237,23 @@ impl Shared {
                     } else {
                         replay.control(&frame.header, frame.payload);
                     }
-                    if position >= active && frame.header.kind == Kind::StreamState {
-                        index = self.begin_index(active, &frame);
-                    } else if position >= active {
-                        index.base = active.0;
+                    // Its own head may be damaged, or not be there: what came before says where its shards go on.
+                    if position >= active && index.base < active.0 {
+                        index = index.successor(active.0, latest);
+                    }
+                    latest = latest.max(frame.header.arrival);
+                    if frame.header.kind == Kind::StreamState {
+                        index = self.begin_index(position.min(active), &frame);
+                    } else {
                         add_to_index(&mut index, position, &frame.header);
                     }
                 }
                 Scanned::Damage(damage) => replay.damage(&damage),
             }
         }
-        index.base = active.0;
+        if index.base < active.0 {
+            index = index.successor(active.0, latest);
+        }
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = index;
         Ok(())
     }
@@ -692,8 +699,9 @@ impl LogReader for Shared {
     }
 
     fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError> {
-        let active_begun = self.active.read().unwrap_or_else(PoisonError::into_inner).begun;
+        // In this order: where a segment is sealed in between, the one before it seems younger, never older.
         let segments = self.reader.segments();
+        let active_begun = self.active.read().unwrap_or_else(PoisonError::into_inner).begun;
         let mut ages = Vec::new();
         for (place, segment) in segments.iter().enumerate().take(limit) {
             let next = segments.get(place + 1);

@@ -29,7 +29,7 @@ pub(super) fn segment_bytes(bits_per_s: u64) -> u64 {
     SEGMENT_BYTES / fragment_bytes.max(1) * TINY_FRAGMENT_BYTES
 }
 
-fn tiny(camera: &Camera, config: &Arc<Config>, n: u64) -> (Fragment, Vec<u8>) {
+fn tiny(camera: &Camera, config: &Arc<Config>, n: u64, parts: u64) -> (Fragment, Vec<u8>) {
     let start = START_MS * u64::from(camera.timescale) / 1000;
     let frame = |place: u64| Frame {
         track: 0,
@@ -41,7 +41,11 @@ fn tiny(camera: &Camera, config: &Arc<Config>, n: u64) -> (Fragment, Vec<u8>) {
     };
     let frames: Vec<Frame> = (0..FRAGMENT_FRAMES).map(frame).collect();
     let fragment = Fragment {
-        follows: if n == 0 { Follows::Run } else { Follows::Previous },
+        follows: match n {
+            0 => Follows::Run,
+            _ if !n.is_multiple_of(parts) => Follows::Within,
+            _ => Follows::Previous,
+        },
         run: 1,
         place: n,
         within: 0,
@@ -53,13 +57,13 @@ fn tiny(camera: &Camera, config: &Arc<Config>, n: u64) -> (Fragment, Vec<u8>) {
     (fragment, vec![n as u8; FRAGMENT_FRAMES as usize])
 }
 
-/// Makes a stream with so many fragments, through the native protocol, many in flight.
-pub(super) async fn fill(
-    store: &StoreProcess,
-    camera: &Camera,
-    name: &str,
-    fragments: u64,
-) -> io::Result<()> {
+/// Makes a stream with so many fragments of a second, through the native protocol, many in flight; each so many are the parts of one
+/// segment.
+///
+/// # Errors
+/// When the store does not take one.
+pub async fn fill(store: &StoreProcess, name: &str, fragments: u64, parts: u64) -> io::Result<()> {
+    let camera = &Camera::new()?;
     let name = StreamName::new(name).map_err(io::Error::other)?;
     let config = store::service::video::config();
     let client = store.client().await?;
@@ -73,7 +77,7 @@ pub(super) async fn fill(
     let (mut sent, mut answered, mut frame) = (0, 0, Vec::new());
     while answered < fragments {
         while sent < fragments && sent - answered < IN_FLIGHT {
-            let (fragment, data) = tiny(camera, &camera.config, sent);
+            let (fragment, data) = tiny(camera, &camera.config, sent, parts);
             let header = Header {
                 stream: name.key(),
                 producer_id: id,

@@ -66,7 +66,8 @@ pub struct RealAgent {
     oddity: Option<String>,
 }
 
-fn settings(scenario: &Scenario) -> Settings {
+/// The bounds of its spool.
+pub(super) fn settings(scenario: &Scenario) -> Settings {
     let max_bytes = scenario.spool_bytes_max;
     Settings { max_bytes, segment_bytes: (max_bytes / 8).clamp(2048, 16 << 10), min_free: 0 }
 }

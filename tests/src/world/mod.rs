@@ -130,6 +130,8 @@ pub struct World {
     now: Mono,
     events: BTreeMap<(Mono, u64), Event>,
     next_event: u64,
+    /// The number of the event that happens now.
+    happening: u64,
     net: Net,
     node: Node,
     life: u64,
@@ -189,6 +191,7 @@ impl World {
             now: Mono::ZERO,
             events: BTreeMap::new(),
             next_event: 0,
+            happening: 0,
             net,
             node,
             life: 0,
@@ -216,6 +219,12 @@ impl World {
     fn at(&mut self, when: Mono, event: Event) {
         self.next_event += 1;
         self.events.insert((when, self.next_event), event);
+    }
+
+    /// What happens now happens then instead, still before all that was to happen after it: a connection keeps its order,
+    /// however many cuts lie one in another.
+    fn again(&mut self, when: Mono, event: Event) {
+        self.events.insert((when, self.happening), event);
     }
 
     fn after_us(&mut self, us: u64, event: Event) {
@@ -263,11 +272,12 @@ impl World {
             if self.is_calm() && self.is_drained() {
                 break true;
             }
-            let Some(((when, _), event)) = self.events.pop_first() else { break false };
+            let Some(((when, number), event)) = self.events.pop_first() else { break false };
             if when > end || self.trace.events() > EVENTS_MAX {
                 break false;
             }
             self.now = self.now.max(when);
+            self.happening = number;
             self.happen(event);
         };
         self.end(drained);
@@ -443,7 +453,7 @@ impl World {
 
     fn returned(&mut self, conn: ConnId, message: Down) {
         if let Some(until) = self.net.held(self.now) {
-            return self.at(until, Event::Down(conn, message));
+            return self.again(until, Event::Down(conn, message));
         }
         let Some(at) = self.net.client_of(conn).filter(|at| self.places[*at].conn == Some(conn)) else {
             return;
@@ -470,7 +480,7 @@ impl World {
 
     fn arrived(&mut self, conn: ConnId, message: Up) {
         if let Some(until) = self.net.held(self.now) {
-            return self.at(until, Event::Up(conn, message));
+            return self.again(until, Event::Up(conn, message));
         }
         if !self.net.server_open(conn) {
             return;

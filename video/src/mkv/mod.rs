@@ -108,11 +108,12 @@ impl Demuxer {
         }
     }
 
-    /// The same, of a producer whose clusters are fragments (PutMedia): `start_ms` is added to all times.
+    /// The same, of a producer whose clusters are fragments (PutMedia): `start_ms` is added to all times. With `part_ms`
+    /// a cluster is given in parts of about so many milliseconds, while it comes.
     #[must_use]
-    pub fn by_cluster(run: u64, start_ms: i64) -> Demuxer {
+    pub fn by_cluster(run: u64, start_ms: i64, part_ms: Option<u64>) -> Demuxer {
         let cutter = Cutter::shifted_by(run, start_ms.saturating_sub(lane::BIAS_MS));
-        Demuxer { by_cluster: true, ..Demuxer::new(cutter) }
+        Demuxer { by_cluster: true, ..Demuxer::new(cutter.in_parts(part_ms)) }
     }
 
     /// Takes more bytes, and returns the fragments that they complete.

@@ -133,7 +133,7 @@ fn frames_come_with_the_decode_times_that_their_order_has_in_pieces_of_any_size(
 fn a_producer_hears_of_its_clusters_and_the_end_tag_ends_one() {
     let mut film = film(2);
     film.extend(tags(&[("AWS_KINESISVIDEO_END_OF_FRAGMENT".to_owned(), String::new())]));
-    let (mut demuxer, mut out) = (Demuxer::by_cluster(1, 1_000_000), Vec::new());
+    let (mut demuxer, mut out) = (Demuxer::by_cluster(1, 1_000_000, None), Vec::new());
     demuxer.push_told(&film, &mut out).unwrap();
     let seen: Vec<String> = out
         .iter()
@@ -208,7 +208,7 @@ proptest! {
             let place = place % bytes.len();
             bytes[place] = value;
         }
-        let mut demuxer = if by_cluster { Demuxer::by_cluster(1, 0) } else { plain() };
+        let mut demuxer = if by_cluster { Demuxer::by_cluster(1, 0, None) } else { plain() };
         let mut out = Vec::new();
         for part in bytes.chunks(piece) {
             if demuxer.push_told(part, &mut out).is_err() {
@@ -314,7 +314,7 @@ fn where_pictures_stop_the_sound_does_not_wait_for_ever() {
 fn ends_of_clusters_without_frames_do_not_wait_for_ever() {
     let empty = [0x1f, 0x43, 0xb6, 0x75, 0x83, 0xe7, 0x81, 9];
     let held = |count: usize| {
-        let mut demuxer = Demuxer::by_cluster(1, 0);
+        let mut demuxer = Demuxer::by_cluster(1, 0, None);
         let bytes = [document(), cluster_of(&[picture()]), empty.repeat(count)].concat();
         demuxer.push_told(&bytes, &mut Vec::new()).unwrap();
         demuxer.lane.held_bytes()

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use protocol::batch::{Batch, check_partition_key};
 use protocol::frame::{Frame, HEADER_BYTES};
 use protocol::hash::HashKey;
@@ -15,19 +14,15 @@ use protocol::name::StreamName;
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::StartingPosition;
 use protocol::time::UnixMs;
-use tokio::sync::mpsc;
 
 use super::streams::{hash_range, shard_id};
 use super::{Answer, Call, Found, Result, invalid, violates};
+use crate::api::pieces::{self, Gone, PIECE_BYTES, Pieces};
 use crate::service::records::{NewRecord, Placed, Sketch};
 use crate::shard::state::Shard;
 
 /// Data and keys of one request, and data of one answer.
 pub(super) const BYTES_MAX: usize = 10 << 20;
-/// Data of a part of a large answer; a record may be larger.
-const PIECE_BYTES: usize = 256 << 10;
-/// Parts that wait for a client that reads slowly.
-const PIECES_WAITING_MAX: usize = 1;
 /// Records of one answer.
 const RECORDS_MAX: i64 = 10_000;
 const THROTTLED: &str = "ProvisionedThroughputExceededException";
@@ -333,7 +328,7 @@ impl Call<'_> {
 
     /// The rest of a large answer is read while its beginning is sent, so that it needs no more memory than a small one.
     fn answer_in_pieces(&self, found: Found, id: ShardId, first: Records, left: (usize, usize)) -> Answer {
-        let (pieces, parts) = mpsc::channel(PIECES_WAITING_MAX);
+        let (pieces, parts) = pieces::channel();
         let (api, caller, encoding, now) = (self.api.clone(), self.caller.clone(), self.encoding, self.now);
         tokio::spawn(async move {
             let body = Value::empty();
@@ -350,8 +345,8 @@ impl Call<'_> {
         id: ShardId,
         mut read: Records,
         (mut records, mut bytes): (usize, usize),
-        pieces: &mpsc::Sender<Bytes>,
-    ) -> std::result::Result<(), mpsc::error::SendError<Bytes>> {
+        pieces: &Pieces,
+    ) -> std::result::Result<(), Gone> {
         let mut out = self.encoding.list_head("Records");
         let mut begun = false;
         loop {
@@ -361,7 +356,7 @@ impl Call<'_> {
             if !read.full || records == 0 || bytes == 0 {
                 break;
             }
-            pieces.send(std::mem::take(&mut out).into()).await?;
+            pieces.send(std::mem::take(&mut out)).await?;
             // What can't be read now, the next request finds where this one ended.
             let most = (records, bytes.min(PIECE_BYTES));
             let Ok(more) = self.read(found, id, shard, read.next, most, 0).await else { break };
@@ -374,7 +369,7 @@ impl Call<'_> {
             read = more;
         }
         self.encoding.list_tail(&self.behind_records(found, id, &read), &mut out);
-        pieces.send(out.into()).await
+        pieces.send(out).await
     }
 
     /// Records from a place on: at most so many, and so many bytes; waits for the first.

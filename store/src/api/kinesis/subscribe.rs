@@ -10,7 +10,6 @@ use protocol::kinesis::number::Number;
 use protocol::kinesis::value::Value;
 use protocol::kinesis::{ApiError, event};
 use protocol::sequence::{SequenceNumber, ShardId};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::passing::TAKE_OVER;
@@ -18,6 +17,7 @@ use super::records::children;
 use super::streams::shard_id;
 use super::{Answer, Call, Caller, Found, Kinesis, Result};
 use crate::api::kinesis::http::Encoding;
+use crate::api::pieces::{self, Pieces};
 
 /// A subscription lasts this long.
 const LIFE: Duration = Duration::from_secs(300);
@@ -29,8 +29,6 @@ const BYTES_PER_SECOND: u64 = 2 << 20;
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Records and bytes of one event.
 const EVENT_MAX: (usize, usize) = (10_000, 1 << 20);
-/// Events that wait for a client that does not read.
-const WAITING_MAX: usize = 2;
 
 impl Call<'_> {
     pub(super) async fn subscribe_to_shard(&self) -> Result<Answer> {
@@ -60,7 +58,7 @@ impl Call<'_> {
                 ),
             )
         })?;
-        let (events, parts) = mpsc::channel(WAITING_MAX);
+        let (events, parts) = pieces::channel();
         let bucket =
             found.sketch.config.shard_rate.map(|_| TokenBucket::new(BYTES_PER_SECOND, BYTES_PER_SECOND, now));
         let subscription = Subscription {
@@ -107,7 +105,7 @@ struct Subscription {
     consumer: String,
     found: Found,
     id: ShardId,
-    events: mpsc::Sender<Bytes>,
+    events: Pieces,
 }
 
 impl Subscription {
@@ -119,7 +117,7 @@ impl Subscription {
             (":message-type", "event"),
         ];
         event::put(&headers, &self.encoding.bytes(&Value::empty()), &mut first);
-        if self.events.send(first.into()).await.is_err() {
+        if self.events.send(first).await.is_err() {
             return;
         }
         loop {
@@ -135,7 +133,7 @@ impl Subscription {
                     return;
                 }
             };
-            if self.events.send(out.into()).await.is_err() || ended {
+            if self.events.send(out).await.is_err() || ended {
                 return;
             }
         }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::Response;
 use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
 use serde_json::Value;
-use tokio::sync::mpsc;
+
 use tokio::time::timeout;
 use video::codec::tracks;
 use video::fragment::Frame;
@@ -15,12 +14,10 @@ use video::mkv::write::{cluster, first_shown_ms, head, tags};
 
 use super::arn::{fragment_number, read_fragment_number};
 use super::{Body, Call, Result, coming, invalid};
+use crate::api::pieces::{self, Pieces};
 use crate::service::segments::{PARTS_MAX, Segment, together};
 use crate::service::video::{At, Whole};
 
-/// Parts that wait for a client that reads slowly.
-const PARTS_WAITING_MAX: usize = 4;
-const PIECE_BYTES: usize = 256 << 10;
 /// Fragments that one request names.
 const LIST_MAX: usize = 1000;
 const KIND: &str = "video/x-matroska";
@@ -65,7 +62,7 @@ fn document(parts: &[Whole], before: &[(String, String)]) -> Option<Vec<u8>> {
 struct Sender {
     call: Call,
     stream: protocol::name::StreamName,
-    parts: mpsc::Sender<Bytes>,
+    parts: Pieces,
 }
 
 impl Call {
@@ -111,7 +108,7 @@ impl Call {
             from = together(there).first().map_or(from, Segment::end);
         }
         let since = if let At::ProducerTime(time) = at { Some(time) } else { None };
-        let (parts, answer) = mpsc::channel(PARTS_WAITING_MAX);
+        let (parts, answer) = pieces::channel();
         let sender = Sender { call: self, stream, parts };
         tokio::spawn(Box::pin(async move {
             // Whoever reads sees that it ended early.
@@ -128,7 +125,7 @@ impl Call {
         let numbers: Option<Vec<SequenceNumber>> =
             list.iter().map(|text| text.as_str().and_then(read_fragment_number)).collect();
         let numbers = numbers.ok_or_else(|| invalid("Fragments: one is no number of a fragment"))?;
-        let (parts, answer) = mpsc::channel(PARTS_WAITING_MAX);
+        let (parts, answer) = pieces::channel();
         let sender = Sender { call: self, stream, parts };
         tokio::spawn(Box::pin(async move {
             let _ = sender.list(numbers).await;
@@ -140,12 +137,7 @@ impl Call {
 impl Sender {
     /// `None` where nobody reads any more.
     async fn send(&self, bytes: Vec<u8>) -> Option<()> {
-        let mut rest = Bytes::from(bytes);
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-            self.parts.send(piece).await.ok()?;
-        }
-        Some(())
+        self.parts.send(bytes).await.ok()
     }
 
     /// A fragment and all parts that are within it: as they are, or, where more may come, once they are there.

@@ -18,7 +18,7 @@ use video::mkv::{Demuxer, Told};
 use super::arn::fragment_number;
 use super::{Body, Call, Found, KIND, Result, coming, invalid};
 use crate::api::upload::Upload;
-use crate::api::video::ingest::Room;
+use crate::api::video::ingest::{PART_MS, Room};
 use crate::service::video::Kept;
 
 /// Silence is told so often ...
@@ -29,6 +29,8 @@ const IDLES_MAX: u32 = 3;
 const CONNECTION: Duration = Duration::from_secs(45 * 60);
 /// Acknowledgements that wait for a producer that does not read them.
 const ACKS_MAX: usize = 1024;
+/// The tag of a stream whose fragments are to be stored in parts: its value is how long they are, in milliseconds.
+const PART_TAG: &str = "kinesin:part_ms";
 /// For those that wait at the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Tracks, fragments and everything else that a producer may get wrong has its number; these are the connection's.
@@ -63,6 +65,16 @@ fn start_ms(headers: &HeaderMap) -> Result<i64> {
     }
 }
 
+/// How long parts are, where the stream's tag says so: what a producer for the service can say without knowing us.
+fn part_ms(found: &Found) -> Result<Option<u64>> {
+    let Some(text) = found.sketch.traits.tags.get(PART_TAG) else { return Ok(None) };
+    let said = text.parse().ok().filter(|ms| (PART_MS.0..=PART_MS.1).contains(ms));
+    said.map(Some).ok_or_else(|| {
+        let (least, most) = PART_MS;
+        invalid(format!("the stream's tag {PART_TAG} is {text:?}: {least} to {most} are valid"))
+    })
+}
+
 impl Call {
     pub(super) async fn put_media(self, headers: &HeaderMap, body: Upload) -> Result<Response<Body>> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -72,8 +84,9 @@ impl Call {
         let mut random = [0; 8];
         // Without randomness two runs look like one, and nothing else is wrong.
         let _ = getrandom::fill(&mut random);
-        let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start);
-        let turn = self.shared.producers.begin(found.name.key(), None);
+        let part_ms = part_ms(&found)?;
+        let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start, part_ms);
+        let turn = self.shared.producers.begin(found.name.key(), part_ms);
         let room = Room::new(&self.shared);
         let (acks, parts) = mpsc::channel(ACKS_MAX);
         let run = Run { call: self, found, demuxer, room, acks, wanted, timecode: None, first: None };
@@ -113,28 +126,14 @@ impl Run {
     }
 
     async fn read(&mut self, body: &mut Upload, mut turn: watch::Receiver<bool>) -> Ended {
-        let (mut told, mut idles) = (Vec::new(), 0);
+        let mut told = Vec::new();
         loop {
-            let frame = tokio::select! {
+            let data = tokio::select! {
                 biased;
                 _ = turn.wait_for(|over| *over) => return Err(READ_ERROR),
-                frame = timeout(IDLE, body.frame()) => frame,
+                data = data_of(body, IDLE, || self.tell(json!({ "EventType": "IDLE" }))) => data?,
             };
-            let data = match frame {
-                Err(_) => {
-                    idles += 1;
-                    if idles >= IDLES_MAX {
-                        return Err(READ_ERROR);
-                    }
-                    self.tell(json!({ "EventType": "IDLE" }));
-                    continue;
-                }
-                Ok(None) => break,
-                // What was not whole comes again: its producer was not told that it is kept.
-                Ok(Some(Err(_))) => return Err(READ_ERROR),
-                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            };
-            idles = 0;
+            let Some(data) = data else { break };
             self.room.hold(self.demuxer.held_bytes() + data.len()).await;
             let pushed = self.demuxer.push_told(&data, &mut told);
             self.keep(&mut told).await?;
@@ -192,6 +191,25 @@ impl Run {
     }
 }
 
+/// The next bytes of a body, `None` at its end; whoever sends it is told of silence.
+async fn data_of(
+    body: &mut (impl hyper::body::Body<Data = Bytes> + Unpin),
+    idle: Duration,
+    tell: impl Fn(),
+) -> std::result::Result<Option<Bytes>, (u32, &'static str)> {
+    for silence in 1.. {
+        match timeout(idle, body.frame()).await {
+            Ok(None) => return Ok(None),
+            // What was not whole comes again: its producer was not told that it is kept.
+            Ok(Some(Err(_))) => break,
+            Ok(Some(Ok(frame))) => return Ok(Some(frame.into_data().unwrap_or_default())),
+            Err(_) if silence >= IDLES_MAX => break,
+            Err(_) => tell(),
+        }
+    }
+    Err(READ_ERROR)
+}
+
 /// Whoever wants every one reads as they come.
 fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
     let _ = acks.try_send(Bytes::from(event.to_string() + "\n"));
@@ -199,7 +217,27 @@ fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    /// Reaches `IDLES_MAX`.
+    #[tokio::test]
+    async fn a_silent_producer_is_told_so_as_often_as_may_be_and_is_let_go_then() {
+        let idles = AtomicU32::new(0);
+        let told = || {
+            idles.fetch_add(1, Ordering::Relaxed);
+        };
+        let (to, from) = mpsc::channel(1);
+        let mut body = Body::Coming(from);
+        to.send(Bytes::from_static(b"x")).await.unwrap();
+        let moment = Duration::from_millis(5);
+        assert_eq!(data_of(&mut body, IDLE, told).await, Ok(Some(Bytes::from_static(b"x"))));
+        assert_eq!(data_of(&mut body, moment, told).await, Err(READ_ERROR));
+        assert_eq!(idles.load(Ordering::Relaxed), IDLES_MAX - 1);
+        drop(to);
+        assert_eq!(data_of(&mut body, IDLE, told).await, Ok(None));
+    }
 
     /// Reaches `ACKS_MAX`.
     #[test]

@@ -54,26 +54,28 @@ pub(crate) fn start(
     named: &Named,
     stopped: watch::Receiver<bool>,
 ) -> mpsc::Receiver<Control> {
+    let (shared, principal) = (shared.clone(), principal.clone());
+    let hears = principal.role != Role::Anonymous;
+    let known = move |name: &StreamName| shared.service.known_stream(&principal, name);
     let (to, control) = mpsc::channel(NEWS_MAX);
-    let herald = Herald { shared: shared.clone(), principal: principal.clone(), named: named.clone(), to };
-    tokio::spawn(herald.run(changes, stopped));
+    tokio::spawn(Herald { known, hears, named: named.clone(), to }.run(changes, stopped));
     control
 }
 
-struct Herald {
-    shared: Arc<Shared>,
-    principal: Principal,
+struct Herald<Known> {
+    /// How a stream is now.
+    known: Known,
+    hears: bool,
     named: Named,
     to: mpsc::Sender<Control>,
 }
 
-impl Herald {
-    async fn run(self, mut changes: broadcast::Receiver<StreamInfo>, mut stopped: watch::Receiver<bool>) {
+impl<Known: Fn(&StreamName) -> Option<StreamInfo>> Herald<Known> {
+    async fn run(mut self, mut changes: broadcast::Receiver<StreamInfo>, mut stopped: watch::Receiver<bool>) {
         let closed = self.to.clone();
-        let mut hears = self.principal.role != Role::Anonymous;
         loop {
             tokio::select! {
-                change = changes.recv(), if hears => hears = self.on_change(change).await,
+                change = changes.recv(), if self.hears => self.hears = self.on_change(change).await,
                 () = stop_of(&mut stopped) => {
                     let _ = self.to.send(Control::Stop).await;
                     return;
@@ -102,7 +104,7 @@ impl Herald {
     /// Some news was missed: tells how everything is now.
     async fn tell_all(&self) {
         for name in self.named.all() {
-            if let Some(info) = self.shared.service.known_stream(&self.principal, &name) {
+            if let Some(info) = (self.known)(&name) {
                 let _ = self.to.send(Control::Changed(Box::new(info))).await;
             }
         }
@@ -116,7 +118,49 @@ async fn stop_of(stopped: &mut watch::Receiver<bool>) {
 
 #[cfg(test)]
 mod tests {
+    use protocol::stream::StreamConfig;
+    use protocol::time::UnixMs;
+
     use super::*;
+
+    /// Reaches `NEWS_MAX`.
+    #[tokio::test]
+    async fn as_much_news_waits_for_a_busy_connection_as_may_and_what_it_missed_it_hears_as_it_is_then() {
+        let name = StreamName::new("s").unwrap();
+        let named = Named::default();
+        named.add([name.clone()]);
+        let info = |map_version: u64| StreamInfo {
+            name: name.clone(),
+            key: name.key(),
+            created: UnixMs(0),
+            config: StreamConfig::default(),
+            map_version,
+            shards: Vec::new(),
+            stored_bytes: 0,
+            resharded: Vec::new(),
+        };
+        let (to, mut control) = mpsc::channel(NEWS_MAX);
+        // One that can hold less than what waits: it misses some.
+        let (changes, heard) = broadcast::channel(4);
+        let (_stop, stopped) = watch::channel(false);
+        let newest = 3 * NEWS_MAX as u64;
+        let now = info(newest);
+        let known = move |_: &StreamName| Some(now.clone());
+        tokio::spawn(Herald { known, hears: true, named, to }.run(heard, stopped));
+        for version in 1..=newest {
+            changes.send(info(version)).unwrap();
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+            assert!(control.len() <= NEWS_MAX);
+        }
+        assert_eq!(control.len(), NEWS_MAX);
+        let mut last = 0;
+        while last < newest {
+            let Some(Control::Changed(info)) = control.recv().await else { panic!("it ended") };
+            last = info.map_version;
+        }
+    }
 
     /// Reaches `NAMED_MAX`.
     #[test]

@@ -1,18 +1,19 @@
 //! Frames, one by one and many at a time: what a stream has, which fragments and gaps, and the access units themselves.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 
-use bytes::Bytes;
 use hyper::{Response, StatusCode, header};
 use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+
 use video::codec::{Track, TrackKind, tracks};
 use video::fragment::{Clock, Follows, Frame};
 use video::{VideoError, mux};
 
 use super::{Body, Call, Failure, Result, as_json, bad, coming, failure, not_found, picture, set, whole};
+use crate::api::pieces::{self, Pieces};
 use crate::service::drift::{Clocks, Step};
 use crate::service::segments::PARTS_MAX;
 use crate::service::video::{At, Stored, Whole};
@@ -24,8 +25,6 @@ const COUNT_MAX: u64 = 100_000;
 pub(super) const FRAGMENTS_MAX: usize = 5000;
 /// Fragments that are looked at together.
 const STEP: usize = 256;
-/// Frames that wait for a client that does not read.
-const PARTS_WAITING_MAX: usize = 16;
 const BOUNDARY: &str = "kinesin-frame";
 /// A group of pictures that goes over more fragments is not put together ...
 const GOP_FRAGMENTS_MAX: usize = PARTS_MAX;
@@ -346,20 +345,17 @@ impl Call {
         let has_pictures =
             tracks(&fragment.config)?.first().is_some_and(|track| track.kind == TrackKind::Video);
         let track = if has_pictures { 0 } else { track };
-        let mut parts = vec![last.clone()];
-        let has_key = |frames: &[Frame]| frames.iter().any(|frame| frame.track == track && frame.key);
-        let mut begun = has_key(&fragment.frames[..(place + 1).min(fragment.frames.len())]);
+        let mut parts = VecDeque::from([last.clone()]);
+        let mut back = Back::new(track, &fragment.frames[..(place + 1).min(fragment.frames.len())]);
         // A fragment that was cut where there was no key frame goes on from the one before it.
-        let mut bytes = fragment.data_bytes();
-        while !begun {
-            let few = parts.len() < GOP_FRAGMENTS_MAX && bytes <= GOP_BYTES_MAX as u64;
-            let before = parts[0].stored.number.0.checked_sub(1).filter(|_| few);
+        while !back.begun {
+            let first = parts.front().map_or(0, |part| part.stored.number.0);
+            let before = first.checked_sub(1).filter(|_| back.may_go_on());
             let before =
                 before.ok_or_else(|| not_found(format!("no key frame is kept before frame {number}")))?;
             let part = self.whole(SequenceNumber(before)).await?;
-            begun = has_key(&part.stored.fragment.frames);
-            bytes += part.stored.fragment.data_bytes();
-            parts.insert(0, part);
+            back.add(&part.stored.fragment.frames);
+            parts.push_front(part);
         }
         let (mut frames, mut data): (Vec<Frame>, Vec<&[u8]>) = (Vec::new(), Vec::new());
         for part in &parts {
@@ -413,7 +409,7 @@ impl Call {
             None => COUNT_DEFAULT,
         };
         let (format, meta) = (self.format()?, self.query.is_on("meta"));
-        let (parts, answer) = mpsc::channel(PARTS_WAITING_MAX);
+        let (parts, answer) = pieces::channel();
         let reader = Reader {
             shared: self.shared.clone(),
             principal: self.principal.clone(),
@@ -439,6 +435,33 @@ impl Call {
     }
 }
 
+/// How far a group of pictures reaches back, from its last fragment to the one with its key frame.
+struct Back {
+    track: u8,
+    fragments: usize,
+    bytes: u64,
+    begun: bool,
+}
+
+impl Back {
+    /// From these frames of the last fragment.
+    fn new(track: u8, frames: &[Frame]) -> Back {
+        let mut back = Back { track, fragments: 0, bytes: 0, begun: false };
+        back.add(frames);
+        back
+    }
+
+    fn add(&mut self, frames: &[Frame]) {
+        self.fragments += 1;
+        self.bytes += frames.iter().map(|frame| u64::from(frame.size)).sum::<u64>();
+        self.begun |= frames.iter().any(|frame| frame.track == self.track && frame.key);
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.fragments < GOP_FRAGMENTS_MAX && self.bytes <= GOP_BYTES_MAX as u64
+    }
+}
+
 /// Gives frames as they are there, and waits for those that come.
 struct Reader {
     shared: std::sync::Arc<crate::api::Shared>,
@@ -449,7 +472,7 @@ struct Reader {
     format: Format,
     meta: bool,
     follow: bool,
-    parts: mpsc::Sender<Bytes>,
+    parts: Pieces,
 }
 
 impl Reader {
@@ -478,19 +501,17 @@ impl Reader {
                 break;
             }
             let Ok(tracks) = tracks(&found.stored.fragment.config) else { return };
-            for part in self.parts_of(&found, &tracks, &mut left) {
-                if self.parts.send(part).await.is_err() {
-                    return;
-                }
+            if self.parts.send(self.parts_of(&found, &tracks, &mut left)).await.is_err() {
+                return;
             }
             next = found.stored.end();
         }
         if !self.meta {
-            let _ = self.parts.send(Bytes::from(format!("--{BOUNDARY}--\r\n"))).await;
+            let _ = self.parts.send(format!("--{BOUNDARY}--\r\n")).await;
         }
     }
 
-    fn parts_of(&self, whole: &Whole, tracks: &[Track], left: &mut u64) -> Vec<Bytes> {
+    fn parts_of(&self, whole: &Whole, tracks: &[Track], left: &mut u64) -> Vec<u8> {
         let mut parts = Vec::new();
         each(whole, tracks, |found| {
             let early = self.since.is_some_and(|since| {
@@ -501,25 +522,57 @@ impl Reader {
                 return;
             }
             *left -= 1;
-            parts.push(if self.meta {
-                Bytes::from(found.about().to_string() + "\n")
+            if self.meta {
+                parts.extend_from_slice((found.about().to_string() + "\n").as_bytes());
             } else {
-                self.part(&found)
-            });
+                self.part(&found, &mut parts);
+            }
         });
         parts
     }
 
-    fn part(&self, found: &Found<'_>) -> Bytes {
+    fn part(&self, found: &Found<'_>, out: &mut Vec<u8>) {
         let bytes = found.bytes(self.format);
-        let mut out = format!("--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\n");
+        let mut head = format!("--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\n");
         for (name, value) in found.headers() {
-            let _ = write!(out, "{name}: {value}\r\n");
+            let _ = write!(head, "{name}: {value}\r\n");
         }
-        let _ = write!(out, "Content-Length: {}\r\n\r\n", bytes.len());
-        let mut out = out.into_bytes();
+        let _ = write!(head, "Content-Length: {}\r\n\r\n", bytes.len());
+        out.extend_from_slice(head.as_bytes());
         out.extend_from_slice(&bytes);
         out.extend_from_slice(b"\r\n");
-        out.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many frames of a track that is no key.
+    fn frames(count: usize, size: u32) -> Vec<Frame> {
+        vec![Frame { track: 0, key: false, dts: 0, duration: 1, offset: 0, size }; count]
+    }
+
+    /// Reaches `GOP_FRAGMENTS_MAX`.
+    /// Reaches `GOP_BYTES_MAX`.
+    #[test]
+    fn a_key_frame_is_looked_for_in_as_many_fragments_and_bytes_as_may_be() {
+        let mut back = Back::new(0, &frames(10, 100));
+        for fragment in 1..GOP_FRAGMENTS_MAX {
+            assert!(back.may_go_on() && !back.begun, "{fragment}");
+            back.add(&frames(10, 100));
+        }
+        assert!(!back.may_go_on());
+        let quarter = frames(4, (GOP_BYTES_MAX / 16) as u32);
+        let mut back = Back::new(0, &quarter);
+        (0..3).for_each(|_| back.add(&quarter));
+        assert!(back.may_go_on(), "just so many bytes");
+        back.add(&frames(1, 1));
+        assert!(!back.may_go_on());
+        let of_sound = Frame { key: true, track: 1, ..frames(1, 1)[0] };
+        back.add(&[of_sound]);
+        assert!(!back.begun);
+        back.add(&[Frame { track: 0, ..of_sound }]);
+        assert!(back.begun);
     }
 }

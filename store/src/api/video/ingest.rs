@@ -27,7 +27,7 @@ use crate::service::video::Kept;
 /// A producer that says nothing for so long is gone (Kinesis Video Streams: 30 s).
 const SILENCE: Duration = Duration::from_secs(30);
 /// Milliseconds of a part: shorter ones cost an `fdatasync` each, longer ones are fragments.
-const PART_MS: (u64, u64) = (100, 2000);
+pub(in crate::api) const PART_MS: (u64, u64) = (100, 2000);
 /// Lines that wait for a producer that does not read them: more are left out, the last one is not.
 const LINES_MAX: usize = 256;
 /// For the last line.

@@ -1,9 +1,10 @@
-//! Decoded pictures. Decoding is ffmpeg's: where it is not installed, the answer says so. Its input is a small file that
-//! ends with the frame that was asked for.
+//! Decoded pictures. Decoding is another process's: this program's own for H.264 where it is built with `openh264`, and ffmpeg's;
+//! where neither can, the answer says so. Its input is a small file that ends with the frame that was asked for.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::{Response, StatusCode, header};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -41,19 +42,52 @@ fn unavailable(why: &str) -> super::Failure {
 }
 
 async fn decode(file: Vec<u8>, place: usize, codec: &str, width: Option<u64>) -> Result<Vec<u8>> {
+    let file = Bytes::from(file);
+    if let Some(picture) = decode_here(&file, place, codec, width).await {
+        return Ok(picture);
+    }
     let mut filter = format!("select=eq(n\\,{place})");
     if let Some(width) = width {
         filter += &format!(",scale={width}:-2");
     }
-    let mut child = Command::new("ffmpeg")
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg
         .args(["-v", "error", "-i", "pipe:0", "-an", "-vf", &filter, "-frames:v", "1", "-c:v", codec])
-        .args(["-q:v", "3", "-f", "image2pipe", "pipe:1"])
+        .args(["-q:v", "3", "-f", "image2pipe", "pipe:1"]);
+    let output = output_of(ffmpeg, file).await;
+    let output = output.map_err(|error| {
+        unavailable(&format!("pictures of this codec need ffmpeg on the store's machine: {error}"))
+    })?;
+    if output.stdout.is_empty() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or("it gave no picture");
+        return Err(failure(StatusCode::UNPROCESSABLE_ENTITY, format!("the frame can't be decoded: {said}")));
+    }
+    Ok(output.stdout)
+}
+
+/// The same by this program itself, in another process; nothing where it is built without a decoder, or that can't.
+async fn decode_here(file: &Bytes, place: usize, codec: &str, width: Option<u64>) -> Option<Vec<u8>> {
+    if cfg!(not(feature = "openh264")) {
+        return None;
+    }
+    let format = if codec == "png" { "png" } else { "jpeg" };
+    let mut words = vec!["picture".to_owned(), format!("--place={place}"), format!("--format={format}")];
+    words.extend(width.map(|width| format!("--width={width}")));
+    let mut own = Command::new(std::env::current_exe().ok()?);
+    own.args(words);
+    let output = output_of(own, file.clone()).await.ok()?;
+    (output.status.success() && !output.stdout.is_empty()).then_some(output.stdout)
+}
+
+/// What a program makes of a file. It is ended when nobody waits for it any more.
+async fn output_of(mut program: Command, file: Bytes) -> std::io::Result<Output> {
+    let mut child = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| unavailable(&format!("pictures need ffmpeg on the store's machine: {error}")))?;
+        .spawn()?;
     let mut input = child.stdin.take();
     let feed = async move {
         if let Some(input) = &mut input {
@@ -63,13 +97,7 @@ async fn decode(file: Vec<u8>, place: usize, codec: &str, width: Option<u64>) ->
         drop(input);
     };
     let (output, ()) = tokio::join!(child.wait_with_output(), feed);
-    let output = output.map_err(|error| unavailable(&error.to_string()))?;
-    if output.stdout.is_empty() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().next().unwrap_or("it gave no picture");
-        return Err(failure(StatusCode::UNPROCESSABLE_ENTITY, format!("the frame can't be decoded: {said}")));
-    }
-    Ok(output.stdout)
+    output
 }
 
 #[cfg(test)]

@@ -8,19 +8,17 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderMap};
 use hyper::{Response, StatusCode};
 use protocol::sequence::SequenceNumber;
-use tokio::sync::mpsc;
+
 use tokio::time::timeout;
 use video::codec::Track;
 use video::fragment::{Config, Frame};
 use video::mux;
 
 use super::{Body, Call, Result, bad, coming, failure, not_found, set, whole};
+use crate::api::pieces::{self, Pieces};
 use crate::service::video::{At, Stored, Whole};
 
 const IMMUTABLE: &str = "private, max-age=31536000, immutable";
-/// Pieces that wait for a client that does not read.
-const PIECES_WAITING_MAX: usize = 4;
-const PIECE_BYTES: usize = 256 << 10;
 /// One who waits for what comes next waits so long, as a playlist of low latency promises it; then it asks again.
 pub(super) const PART_WAIT: Duration = Duration::from_secs(10);
 
@@ -277,7 +275,7 @@ impl Call {
             );
         }
         if to > from && !self.head {
-            let (pieces, body) = mpsc::channel(PIECES_WAITING_MAX);
+            let (pieces, body) = pieces::channel();
             let sender = Sender {
                 shared: self.shared.clone(),
                 principal: self.principal.clone(),
@@ -300,7 +298,7 @@ struct Sender {
     shared: Arc<crate::api::Shared>,
     principal: crate::principal::Principal,
     stream: protocol::name::StreamName,
-    pieces: mpsc::Sender<Bytes>,
+    pieces: Pieces,
 }
 
 impl Sender {
@@ -330,12 +328,8 @@ impl Sender {
     async fn part(&self, bytes: Bytes, at: u64, from: u64, to: u64) -> Result<()> {
         let start = from.saturating_sub(at).min(bytes.len() as u64) as usize;
         let end = to.saturating_sub(at).min(bytes.len() as u64) as usize;
-        let mut rest = bytes.slice(start..end.max(start));
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-            self.pieces.send(piece).await.map_err(|_| not_found("nobody reads any more"))?;
-        }
-        Ok(())
+        let wanted = bytes.slice(start..end.max(start));
+        self.pieces.send(wanted).await.map_err(|_| not_found("nobody reads any more"))
     }
 }
 

@@ -28,6 +28,10 @@ pub(super) struct Rates {
     rate: Option<ShardRate>,
     lone: bool,
     shards: BTreeMap<ShardId, (Above, Above)>,
+    /// What was stored last took a shard further than a second's worth, as one large batch may.
+    in_debt: bool,
+    /// The producer began anew since, and can't know that.
+    forgot: bool,
 }
 
 /// Rounding: of the store's waits up to whole milliseconds, and of ours.
@@ -35,7 +39,7 @@ const TOLERANCE: f64 = 2.0;
 
 impl Rates {
     pub(super) fn new(rate: Option<ShardRate>, lone: bool) -> Rates {
-        Rates { rate, lone, shards: BTreeMap::new() }
+        Rates { rate, lone, shards: BTreeMap::new(), in_debt: false, forgot: false }
     }
 
     fn decide(&mut self, decided: &Decided<'_>, rate: ShardRate) -> Result<(), String> {
@@ -50,6 +54,7 @@ impl Rates {
         let over = |above: Above, share: f64, rate: f64| above.now(rate, now) + share.min(rate) - rate;
         match decided.outcome {
             Outcome::Stored { .. } => {
+                (self.in_debt, self.forgot) = (false, false);
                 for (shard, share) in shares {
                     let (bytes, records) = self.shards.entry(shard).or_default();
                     let over = over(*bytes, share.0, rates.0).max(over(*records, share.1, rates.1));
@@ -58,11 +63,12 @@ impl Rates {
                     }
                     *bytes = Above { amount: bytes.now(rates.0, now) + share.0, at: now };
                     *records = Above { amount: records.now(rates.1, now) + share.1, at: now };
+                    self.in_debt |= bytes.amount > rates.0 || records.amount > rates.1;
                 }
                 Ok(())
             }
             Outcome::Throttled { shard, .. } => {
-                if self.lone {
+                if self.lone && !(self.in_debt && self.forgot) {
                     return Err(format!("{shard} turned away a producer that keeps to the rate"));
                 }
                 let Some(share) = shares.get(shard) else {
@@ -89,6 +95,7 @@ impl Checker for Rates {
         match (seen, self.rate) {
             // A new process has full buckets.
             (Seen::Started(_), _) => self.shards.clear(),
+            (Seen::Restarted, _) => self.forgot = true,
             (Seen::Decided(decided), Some(rate)) => return self.decide(decided, rate),
             _ => {}
         }
