@@ -254,6 +254,48 @@ fn a_shard_begins_with_its_first_record_whoever_asks_while_that_is_written_or_it
     });
 }
 
+#[test]
+fn who_asks_by_number_or_time_while_segments_are_sealed_and_trimmed_hears_of_the_right_batch() {
+    const BATCHES: u64 = 1200;
+    // Of two records each, made three milliseconds apart.
+    let made = |first: u64| UnixMs(1 + 3 * (first / 2 + 1));
+    on_all(|place| {
+        let mut writer = Writer::new(place, 1);
+        let reader = writer.log.reader();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asker = scope.spawn(|| {
+                let mut rng = Rng::new(7);
+                while !done.load(Ordering::Acquire) {
+                    let tail = reader.tail(A).0;
+                    let number = rng.below(tail.max(1));
+                    let found = reader.read(A, at(number), ReadLimit { bytes_max: 0 }).expect("no damage");
+                    let kept = frames_of(&found).first().copied();
+                    assert!(kept.is_none_or(|(first, _)| first + 2 > number), "{number}: {kept:?}");
+                    let found = reader.at_producer_time(A, made(number)).expect("a place").0;
+                    let oldest = reader.first(A).expect("a beginning").0;
+                    // What was trimmed meanwhile is not there; all else is where it was.
+                    for found in [kept.map_or(oldest, |(first, _)| first), found] {
+                        assert!(found == number / 2 * 2 || number < oldest, "{number}: {found}, {oldest}");
+                    }
+                }
+            });
+            for batch in 0..BATCHES {
+                writer.append(A, 2);
+                writer.sync();
+                if batch % 3 == 0 {
+                    writer.roll();
+                }
+                if batch % 100 == 99 {
+                    writer.trim_to(if batch % 200 == 99 { 60 } else { 250 });
+                }
+            }
+            done.store(true, Ordering::Release);
+            asker.join().expect("right answers");
+        });
+    });
+}
+
 /// Spoils the newest segment, which has these batches of A in it, while the log is closed; nothing else changes.
 fn unharmed_by(newest: &[u32], spoil: impl Fn(&Place, u64)) {
     on_all(|place| {
@@ -380,6 +422,33 @@ fn every_question_has_the_same_answer_as_a_plain_list_in_random_histories() {
                 }
             }
             compare(place, &writer, &mut rng);
+        });
+    }
+}
+
+#[test]
+fn every_question_has_the_same_answer_of_hundreds_of_segments_while_they_are_sealed_and_trimmed() {
+    for seed in 0..4 {
+        on_all(|place| {
+            let mut rng = Rng::new(seed);
+            let mut writer = Writer::new(place, 2);
+            for round in 0..400 {
+                // One shard gets something in every segment, the other one in few, and time leaps at times.
+                let shard = if rng.chance(80) { B } else { A };
+                writer.append(shard, rng.between(1, 9) as u32);
+                writer.append(A, 1);
+                writer.sync();
+                if rng.chance(33) {
+                    writer.now = UnixMs(writer.now.0 + rng.below(3000));
+                }
+                writer.roll();
+                if round % 25 == 24 {
+                    compare(place, &writer, &mut rng);
+                }
+                if rng.chance(17) {
+                    writer.trim_to(rng.below(200) as usize);
+                }
+            }
         });
     }
 }

@@ -584,3 +584,31 @@ async fn packets_of(rig: &Rig, segment: &[u8]) -> BTreeMap<String, Vec<Packet>> 
     std::fs::write(&path, [&init, segment].concat()).unwrap();
     packets(&path)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_says_how_far_ahead_its_producers_clock_is_and_a_long_list_leaves_out_what_a_player_has() {
+    let Some(rig) = rig().await else { return };
+    let file = film(&rig, "film.mp4", &format!("{PICTURES} -t 20 -c:v libx264 -preset veryfast -g 15"));
+    let ahead = tests::clock::unix_ms() + 3_600_000;
+    rig.kinesin(&format!("video put cam {file} --producer-time {ahead} --quiet"));
+    let clocks = rig.json("video ls cam --json")["about"]["clocks"].clone();
+    let ms = clocks["ahead_ms"].as_i64().expect("it says its time");
+    assert!((3_500_000..3_700_000).contains(&ms), "{clocks}");
+    // A film comes faster than it was made: that says nothing of how clocks go.
+    assert!(clocks["drift_ppm"].is_null() && clocks["steps"] == serde_json::json!([]), "{clocks}");
+    let told = rig.kinesin("video ls cam");
+    assert!(told.contains(" ms ahead of its arrival\n"), "{told}");
+    let list = async |query: &str| {
+        String::from_utf8(get(&rig, &format!("/v1/video/cam/live.m3u8?{query}")).await).unwrap()
+    };
+    let (full, delta) = (list("window=100").await, list("window=100&_HLS_skip=YES").await);
+    assert!(full.contains("CAN-SKIP-UNTIL=6.000\n") && !full.contains("EXT-X-SKIP"), "{full}");
+    let left = delta.lines().filter(|line| line.starts_with("segments/")).count();
+    let all = full.lines().filter(|line| line.starts_with("segments/")).count();
+    assert!(delta.contains(&format!("#EXT-X-SKIP:SKIPPED-SEGMENTS={}\n", all - left)), "{delta}");
+    assert!((12..16).contains(&left) && delta.contains("#EXT-X-VERSION:9\n"), "{delta}");
+    assert_eq!(delta, list("window=100&_HLS_skip=v2").await);
+    let end = delta.split_once("EXT-X-SKIP").and_then(|(_, rest)| rest.split_once('\n')).unwrap().1;
+    assert!(full.ends_with(end), "what is left is as it is in the whole list");
+    assert_eq!(list("_HLS_skip=YES").await, list("").await, "a short list leaves nothing out");
+}

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use agent::Config;
+use agent::config::RtspUrl;
 use agent::spool::{CursorUpdate, DeliveredUpdate, State};
 use md5::{Digest, Md5};
 use protocol::batch::Batch;
@@ -39,7 +40,7 @@ use video::{codec, limit, mkv, mux};
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("frame", frame),
     ("batch", batch),
     ("message", message),
@@ -58,6 +59,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("video_film", video_film),
     ("video_mkv", video_mkv),
     ("video_raw", video_raw),
+    ("video_asked", video_asked),
 ];
 
 /// Frames, one after the other, and the batch in each.
@@ -217,6 +219,18 @@ pub fn words(bytes: &[u8]) {
         assert_eq!(name.as_str(), text);
     }
     let _ = agent::config::Size::parse(text);
+}
+
+/// What players ask the store, and cameras' addresses: of the former the first byte says what the others are.
+pub fn video_asked(bytes: &[u8]) {
+    store::api::video_asked(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(url) = RtspUrl::try_from(text.to_owned()) {
+        assert_eq!(url.text(), text);
+        let (host, said) = (url.host(), format!("{url:?}"));
+        assert!(text.contains(host.rsplit_once(':').map_or("", |(host, _)| host)), "{host}");
+        assert_eq!(said, format!("RtspUrl({host})"), "nothing but the host is told");
+    }
 }
 
 /// An agent's configuration.

@@ -334,6 +334,7 @@ mod tests {
             ("rtsp = \"http://10.0.0.7/hush\"", "rtsp://HOST"),
             ("rtsp = \"rtsp://:554/hush\"", "rtsp://HOST"),
             ("rtsp = \"rtsp://a b/hush\"", "rtsp://HOST"),
+            ("rtsp = \"rtsp://a:8554:554/hush\"", "rtsp://HOST"),
             ("rtsp = \"rtsp://a\"\nfolder = \"hush\"", "of its own"),
             ("rtsp = \"rtsp://a\"\nusername = \"hush\"", "go together"),
             ("rtsp = \"rtsp://a\"\ntransport = \"hush\"", "unknown variant"),

@@ -33,9 +33,16 @@ impl StoreUrl {
         let (host, port) = match rest.strip_prefix('[') {
             Some(bracketed) => {
                 let (host, after) = bracketed.split_once(']').ok_or(bad("a bracket is not closed"))?;
-                (host, after.strip_prefix(':').or((!after.is_empty()).then_some(after)))
+                let port = after.strip_prefix(':');
+                if port.is_none() && !after.is_empty() {
+                    return Err(bad("after the bracket comes a colon and a port"));
+                }
+                (host, port)
             }
             None => match rest.rsplit_once(':') {
+                Some((host, _)) if host.contains(':') => {
+                    return Err(bad("it has two ports, or an address that is not in brackets"));
+                }
                 Some((host, port)) => (host, Some(port)),
                 None => (rest, None),
             },
@@ -87,6 +94,9 @@ mod tests {
             "kinesin://a:b",
             "kinesin://a/b",
             "kinesin://[::1",
+            "kinesin://[::1]99",
+            "kinesin://::1:99",
+            "kinesin://a:b:99",
         ] {
             assert!(StoreUrl::parse(bad).is_err(), "{bad}");
         }

@@ -403,6 +403,24 @@ fn time(value: &Value) -> String {
         .map_or_else(|_| "?".to_owned(), |t| t.strftime("%Y-%m-%d %H:%M:%S%.3fZ").to_string())
 }
 
+/// How the producer's clock goes against the store's.
+fn clocks_told(clocks: &Value) -> String {
+    let Some(ahead) = clocks["ahead_ms"].as_i64() else { return String::new() };
+    let side = if ahead > 0 { "ahead of" } else { "behind" };
+    let mut told = format!("newest: producer's clock {} ms {side} its arrival", ahead.abs());
+    if let Some(ppm) = clocks["drift_ppm"].as_f64() {
+        let (per_hour, over) = (&clocks["drift_ms_per_hour"], clocks["over_ms"].as_u64().unwrap_or(0));
+        told += &format!("; drift {ppm:+} ppm ({per_hour} ms an hour) over {} min", over / 60_000);
+    }
+    told.push('\n');
+    for step in clocks["steps"].as_array().into_iter().flatten() {
+        let by = step["forward_ms"].as_i64().unwrap_or(0);
+        let way = if by > 0 { "forward" } else { "back" };
+        told += &format!("clock put {way} by {} ms before {}\n", by.abs(), time(&step["before_ms"]));
+    }
+    told
+}
+
 async fn ls(args: RangeArgs) -> anyhow::Result<()> {
     let stream = &args.common.stream;
     let about = args.common.json(Address::new(stream, "")).await?;
@@ -421,6 +439,7 @@ async fn ls(args: RangeArgs) -> anyhow::Result<()> {
             }
         })
         .collect();
+    let clocks = clocks_told(&about["clocks"]);
     let mut table = out::Table::new(&["FRAME", "FRAMES", "MS", "SIZE", "PRODUCER TIME", "STORED", "FOLLOWS"]);
     for fragment in list["fragments"].as_array().into_iter().flatten() {
         let follows = match &fragment["follows"] {
@@ -437,7 +456,7 @@ async fn ls(args: RangeArgs) -> anyhow::Result<()> {
             follows,
         ]);
     }
-    Ok(out::print(&format!("{stream}: {}\n\n{}", tracks.join(", "), table.text()))?)
+    Ok(out::print(&format!("{stream}: {}\n{clocks}\n{}", tracks.join(", "), table.text()))?)
 }
 
 async fn frames(args: FramesArgs) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use protocol::time::UnixMs;
 
 pub mod index;
 pub mod segment;
+mod waypoints;
 
 pub use disk::Position;
 

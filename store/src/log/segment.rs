@@ -2,7 +2,7 @@
 //! per segment. The active segment's index is in memory; a sealed one's is a file beside the segment, loaded
 //! when asked for and kept while there is room. Driver: reads and writes files, decides nothing.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use disk::{DirName, Disk, FileName, Framing, Position, Scanned, SegmentInfo, SegmentLog, SegmentReader};
 use protocol::frame::{FLAG_CONTINUES, Frame, HEADER_BYTES, Header, Kind, MAGIC, at};
@@ -11,6 +11,7 @@ use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::time::UnixMs;
 
 use super::index::{Batch, SegmentIndex, ShardIndex};
+use super::waypoints::{self, Target, Waypoint, Waypoints};
 use super::{
     Active, Entry, LogError, LogReader, Peek, ReadBatches, ReadError, ReadLimit, Replay, SegmentAge,
     StreamLog,
@@ -72,6 +73,7 @@ struct Shared {
     head_shards: HeadShards,
     active: RwLock<SegmentIndex>,
     sealed: Mutex<Sealed>,
+    waypoints: Mutex<Waypoints>,
 }
 
 /// Indexes of sealed segments that are at hand.
@@ -114,6 +116,7 @@ impl SegmentStreamLog {
             head_shards,
             active: RwLock::new(SegmentIndex::default()),
             sealed: Mutex::default(),
+            waypoints: Mutex::default(),
         });
         let segments = log.segments();
         let from = segments.iter().rev().find(|segment| shared.has_head(segment));
@@ -186,6 +189,7 @@ impl StreamLog for SegmentStreamLog {
                 let _ = self.shared.reader.disk().remove(&file);
             }
         }
+        self.shared.waypoints().trim(self.shared.reader.start().0);
         Ok(removed.len())
     }
 
@@ -327,32 +331,44 @@ impl Shared {
         (segments, sealed)
     }
 
-    /// The first sealed segment for which `is_past` is false, for a predicate that is true up to some segment.
-    fn first_sealed(
-        &self,
-        mut is_past: impl FnMut(&SegmentIndex) -> bool,
-    ) -> Result<Option<(SegmentInfo, Arc<SegmentIndex>)>, disk::ReadError> {
-        let (segments, sealed) = self.sealed_segments();
-        let (mut low, mut high) = (0, sealed);
-        let mut found = None;
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            let index = self.index(&segments[middle])?;
-            if is_past(&index) {
-                low = middle + 1;
-            } else {
-                high = middle;
-                found = Some((segments[middle].clone(), index));
-            }
-        }
-        Ok(found)
+    fn waypoints(&self) -> MutexGuard<'_, Waypoints> {
+        self.waypoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sealed segment before another one, or the newest.
-    fn sealed_before(&self, base: Option<Position>) -> Result<Option<Arc<SegmentIndex>>, disk::ReadError> {
+    /// What a shard has in a sealed segment: remembered, or from its index.
+    fn waypoint(&self, shard: ShardId, segment: &SegmentInfo) -> Result<Waypoint, disk::ReadError> {
+        let known = self.waypoints().get(shard, segment.base.0);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let waypoint = Waypoint::of(&*self.index(segment)?, shard);
+        self.waypoints().note(waypoint);
+        Ok(waypoint)
+    }
+
+    /// The sealed segment that a shard's target is in. What is remembered is believed on the way, and not of where it leads to.
+    fn find_sealed(&self, shard: ShardId, target: Target) -> Result<Sought, disk::ReadError> {
         let (segments, sealed) = self.sealed_segments();
-        let before = base.map_or(sealed, |base| segments.partition_point(|segment| segment.base < base));
-        before.min(sealed).checked_sub(1).map(|place| self.index(&segments[place])).transpose()
+        let sealed = &segments[..sealed];
+        loop {
+            let mut search = self.waypoints().search(shard, target, sealed);
+            let found = loop {
+                match search.next() {
+                    Ok(found) => break found,
+                    Err(place) => search.told(place, &self.waypoint(shard, &sealed[place])?),
+                }
+            };
+            let place = match found {
+                waypoints::Found::At(place) if place < sealed.len() => place,
+                waypoints::Found::At(_) | waypoints::Found::Nowhere => return Ok(Sought::Nowhere),
+                waypoints::Found::Unclear => return Ok(Sought::Unclear),
+            };
+            let index = self.index(&sealed[place])?;
+            // Made anew from a segment that is damaged, an index has less than it had.
+            if self.waypoints().note(Waypoint::of(&index, shard)) {
+                return Ok(Sought::In(index));
+            }
+        }
     }
 
     /// As [`LogReader::at_producer_time`], segment by segment and then within one: each step is an index, not a batch.
@@ -366,15 +382,10 @@ impl Shared {
         if in_active.is_some() {
             return Ok(in_active);
         }
-        let mut is_everywhere = true;
-        let first_later = self.first_sealed(|index| {
-            let first = index.shards.get(&shard).and_then(|index| index.batches.first());
-            is_everywhere &= first.is_some();
-            first.is_some_and(|first| first.producer_time <= time)
-        })?;
-        let before = self.sealed_before(first_later.map(|(segment, _)| segment.base))?;
-        let found = before.and_then(|index| index.shards.get(&shard)?.at_producer_time(time));
-        Ok(found.filter(|_| is_everywhere))
+        Ok(match self.find_sealed(shard, Target::Made(time))? {
+            Sought::In(index) => index.shards.get(&shard).and_then(|index| index.at_producer_time(time)),
+            Sought::Nowhere | Sought::Unclear => None,
+        })
     }
 
     /// As [`LogReader::at_time`].
@@ -383,9 +394,8 @@ impl Shared {
         let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
         let tail = self.tail(shard);
         // By when segments were begun, which is one order for all shards; then by arrival within the shard.
-        let later = self.first_sealed(|index| index.begun < time).map_err(disk_error)?;
         let mut next = None;
-        if let Some(index) = self.sealed_before(later.map(|(found, _)| found.base)).map_err(disk_error)?
+        if let Sought::In(index) = self.find_sealed(shard, Target::Begun(time)).map_err(disk_error)?
             && let Some(entry) = index.shards.get(&shard)
         {
             if let Some(found) = entry.at_time(time) {
@@ -449,9 +459,7 @@ impl Shared {
         from: SequenceNumber,
         limit: ReadLimit,
     ) -> Result<Found, disk::ReadError> {
-        let past = |index: &SegmentIndex| index.shards.get(&shard).is_none_or(|s| s.end <= from);
-        // A shard that is not in a segment had either not begun or is long gone; the first can't follow the last.
-        if let Some((_, index)) = self.first_sealed(past)?
+        if let Sought::In(index) = self.find_sealed(shard, Target::Number(from))?
             && let Some(entry) = index.shards.get(&shard)
         {
             // It may have got nothing in this segment, being older than what is kept, or a child.
@@ -475,14 +483,23 @@ impl Shared {
         }
     }
 
+    /// Asks again where segments were removed meanwhile: whoever was about to read one of those is told of no fault.
+    fn untrimmed<T, E>(&self, ask: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        loop {
+            let start = self.reader.start();
+            let answer = ask();
+            if answer.is_ok() || self.reader.start() == start {
+                return answer;
+            }
+        }
+    }
+
     /// Below this nothing of a shard is kept; from here on, what is missing is damaged. 0 where the oldest segment
     /// does not know the shard: then all of it is younger.
     fn horizon(&self, shard: ShardId) -> Result<SequenceNumber, disk::ReadError> {
-        let start =
-            |index: &SegmentIndex| index.shards.get(&shard).map(|entry| entry.start).unwrap_or_default();
         let (segments, sealed) = self.sealed_segments();
         match segments.first().filter(|_| sealed > 0) {
-            Some(oldest) => Ok(start(&*self.index(oldest)?)),
+            Some(oldest) => Ok(self.waypoint(shard, oldest)?.start().unwrap_or_default()),
             None => Ok(self.active_shard(shard, |_, index| index.start).unwrap_or_default()),
         }
     }
@@ -507,6 +524,63 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    fn read_once(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        limit: ReadLimit,
+    ) -> Result<ReadBatches, ReadError> {
+        let mut out = ReadBatches { next: from, ..ReadBatches::default() };
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        // Asked first: what is below it and not found was trimmed, or is damaged.
+        let tail = self.tail(shard);
+        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
+            if from < tail && from >= self.horizon(shard).map_err(disk_error)? {
+                return Err(ReadError::Damaged { shard, from, resume: tail });
+            }
+            out.next = from.max(tail);
+            return Ok(out);
+        };
+        let resume = chosen.batches[0].first;
+        if from < resume && from >= self.horizon(shard).map_err(disk_error)? {
+            return Err(ReadError::Damaged { shard, from, resume });
+        }
+        if !self.read_run(&chosen, &mut out) {
+            out = ReadBatches { next: from, ..ReadBatches::default() };
+            self.read_chosen(shard, &chosen, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn peek_once(
+        &self,
+        shard: ShardId,
+        from: SequenceNumber,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Peek>, ReadError> {
+        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
+        let limit = ReadLimit { bytes_max: if count <= 1 { 0 } else { usize::MAX } };
+        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
+            return Ok(Vec::new());
+        };
+        let base = chosen.base;
+        let peek = |batch: &Batch| {
+            let want = bytes.min(batch.len as usize);
+            let position = Position(base + u64::from(batch.offset));
+            let start = if want == 0 {
+                Vec::new()
+            } else {
+                self.reader.read_range(position, want).map_err(disk_error)?
+            };
+            if want >= HEADER_BYTES && Header::parse(&start).is_err() {
+                return Err(ReadError::Damaged { shard, from: batch.first, resume: batch.end() });
+            }
+            Ok(peeked(batch, start))
+        };
+        chosen.batches.iter().take(count.max(1)).map(peek).collect()
     }
 
     /// Batches that lie one after the other in the segment, with one read. `false` where that is not so, or
@@ -538,6 +612,14 @@ fn add_to_index(index: &mut SegmentIndex, position: Position, header: &Header) {
 fn peeked(batch: &Batch, start: Vec<u8>) -> Peek {
     let Batch { first, count, arrival, producer_time, len, .. } = *batch;
     Peek { first, count, arrival, producer_time, len, start }
+}
+
+/// Which sealed segment something is in.
+enum Sought {
+    In(Arc<SegmentIndex>),
+    Nowhere,
+    /// Some segment does not say.
+    Unclear,
 }
 
 /// Where batches of a shard are.
@@ -574,26 +656,7 @@ impl Chosen {
 
 impl LogReader for Shared {
     fn read(&self, shard: ShardId, from: SequenceNumber, limit: ReadLimit) -> Result<ReadBatches, ReadError> {
-        let mut out = ReadBatches { next: from, ..ReadBatches::default() };
-        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
-        // Asked first: what is below it and not found was trimmed, or is damaged.
-        let tail = self.tail(shard);
-        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
-            if from < tail && from >= self.horizon(shard).map_err(disk_error)? {
-                return Err(ReadError::Damaged { shard, from, resume: tail });
-            }
-            out.next = from.max(tail);
-            return Ok(out);
-        };
-        let resume = chosen.batches[0].first;
-        if from < resume && from >= self.horizon(shard).map_err(disk_error)? {
-            return Err(ReadError::Damaged { shard, from, resume });
-        }
-        if !self.read_run(&chosen, &mut out) {
-            out = ReadBatches { next: from, ..ReadBatches::default() };
-            self.read_chosen(shard, &chosen, &mut out)?;
-        }
-        Ok(out)
+        self.untrimmed(|| self.read_once(shard, from, limit))
     }
 
     fn tail(&self, shard: ShardId) -> SequenceNumber {
@@ -605,12 +668,12 @@ impl LogReader for Shared {
         let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
         // Asked first: what comes while it is looked for is not to be skipped.
         let tail = self.tail(shard);
-        let chosen = self.choose(shard, from, ReadLimit { bytes_max: 0 }).map_err(disk_error)?;
-        Ok(chosen.map_or(tail, |chosen| chosen.batches[0].first))
+        let chosen = self.untrimmed(|| self.choose(shard, from, ReadLimit { bytes_max: 0 }));
+        Ok(chosen.map_err(disk_error)?.map_or(tail, |chosen| chosen.batches[0].first))
     }
 
     fn at_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
-        self.unsealed(|| self.find_time(shard, time))
+        self.untrimmed(|| self.unsealed(|| self.find_time(shard, time)))
     }
 
     fn at_producer_time(&self, shard: ShardId, time: UnixMs) -> Result<SequenceNumber, ReadError> {
@@ -632,26 +695,7 @@ impl LogReader for Shared {
         count: usize,
         bytes: usize,
     ) -> Result<Vec<Peek>, ReadError> {
-        let disk_error = |e: disk::ReadError| ReadError::Disk { shard, from, why: e.to_string() };
-        let limit = ReadLimit { bytes_max: if count <= 1 { 0 } else { usize::MAX } };
-        let Some(chosen) = self.choose(shard, from, limit).map_err(disk_error)? else {
-            return Ok(Vec::new());
-        };
-        let base = chosen.base;
-        let peek = |batch: &Batch| {
-            let want = bytes.min(batch.len as usize);
-            let position = Position(base + u64::from(batch.offset));
-            let start = if want == 0 {
-                Vec::new()
-            } else {
-                self.reader.read_range(position, want).map_err(disk_error)?
-            };
-            if want >= HEADER_BYTES && Header::parse(&start).is_err() {
-                return Err(ReadError::Damaged { shard, from: batch.first, resume: batch.end() });
-            }
-            Ok(peeked(batch, start))
-        };
-        chosen.batches.iter().take(count.max(1)).map(peek).collect()
+        self.untrimmed(|| self.peek_once(shard, from, count, bytes))
     }
 
     fn segments(&self, limit: usize) -> Result<Vec<SegmentAge>, ReadError> {

@@ -29,6 +29,7 @@ use crate::retain::ClockWatch;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
 mod closing;
+pub mod drift;
 mod newest;
 pub mod read;
 pub mod records;

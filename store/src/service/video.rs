@@ -18,10 +18,11 @@ use video::cut::Cut;
 use video::data::Data;
 use video::fragment::{Follows, Fragment, PARTITION_KEY, Sealed, data_of};
 
+use super::drift::{Clocks, Sample, clocks};
 use super::streams::{may_command, stopped};
 use super::{Open, Service, call_error};
 use crate::catalog::Traits;
-use crate::log::{Peek, ReadError, ReadLimit};
+use crate::log::{LogReader, Peek, ReadError, ReadLimit};
 use crate::principal::Principal;
 use crate::shard::driver::Stream;
 use crate::shard::sequencer::Plain;
@@ -35,6 +36,13 @@ const PEEK_BYTES_MAX: usize = 512 << 10;
 const REORDER_MS_MAX: u64 = 1000;
 /// ... and is as long, but for what its times take.
 const TIMES_BYTES_MAX: u64 = 1024;
+
+/// Clocks are compared over what came in so long ...
+const CLOCKS_MS: u64 = 24 * 3_600_000;
+/// ... in so many places of it ...
+const CLOCK_WINDOWS: u64 = 48;
+/// ... of which each is so many fragments.
+const CLOCK_FRAGMENTS: usize = 8;
 
 /// A fragment as it is stored, without the bytes of its frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +62,16 @@ impl Stored {
     #[must_use]
     pub fn end(&self) -> SequenceNumber {
         self.number + self.fragment.frames.len() as u64
+    }
+
+    /// When it ended and when it came.
+    #[must_use]
+    pub fn sample(&self) -> Sample {
+        let fragment = &self.fragment;
+        let timescale = u128::from(fragment.config.timescale(0).unwrap_or(1000));
+        let lasts = u128::from(fragment.duration(0)) * 1000 / timescale.max(1);
+        let end = UnixMs(fragment.producer_time.0.saturating_add(u64::try_from(lasts).unwrap_or(u64::MAX)));
+        Sample { end, arrival: self.arrival }
     }
 
     /// The place of its segment among all segments of its stream.
@@ -333,6 +351,17 @@ impl Service {
         read_fragment(&stream, shard, number).await
     }
 
+    /// How the clock of what sends goes against the store's, over the last day that something came.
+    ///
+    /// # Errors
+    /// When the stream is not there, the principal may not, or the disk can't.
+    pub async fn video_clocks(&self, principal: &Principal, name: &StreamName) -> Result<Clocks, CallError> {
+        let stream = self.video_stream(principal, name)?;
+        let shard = shard_of(&stream);
+        let windows = blocking(&stream, move |stream| sampled(&**stream.reader(), shard));
+        Ok(clocks(&windows.await?))
+    }
+
     /// Changes whenever something was stored in the stream.
     ///
     /// # Errors
@@ -414,6 +443,26 @@ async fn read_fragment(
     Ok(Some(Whole { stored, batch: Arc::new(batch), head_bytes }))
 }
 
+/// Some fragments from each of some places of the last day that something came, evenly by their numbers.
+fn sampled(log: &dyn LogReader, shard: ShardId) -> Result<Vec<Vec<Sample>>, ReadError> {
+    let last = SequenceNumber(log.tail(shard).0.saturating_sub(1));
+    let Some(newest) = log.peek(shard, last, 1, 0)?.pop() else { return Ok(Vec::new()) };
+    let since = UnixMs(newest.arrival.0.saturating_sub(CLOCKS_MS));
+    let (start, end) = (log.at_time(shard, since)?.0, newest.end().0);
+    let (mut windows, mut next) = (Vec::new(), SequenceNumber(start));
+    for window in 0..CLOCK_WINDOWS {
+        let from = next.max(SequenceNumber(start + end.saturating_sub(start) / CLOCK_WINDOWS * window));
+        if from.0 >= end {
+            break;
+        }
+        let peeks = log.peek(shard, from, CLOCK_FRAGMENTS, PEEK_BYTES)?;
+        let Some(last) = peeks.last() else { break };
+        next = last.end();
+        windows.push(peeks.iter().filter_map(fragment_of).map(|stored| stored.sample()).collect());
+    }
+    Ok(windows)
+}
+
 /// A fragment of a stream in which parts are stored says how many there were so far: the newest one knows.
 async fn counted(open: &Open, fragment: &Fragment) -> Result<Option<Fragment>, CallError> {
     let stream = &open.stream;
@@ -451,6 +500,11 @@ fn is_near((len, time): (u64, UnixMs), (bytes, begun): (u64, UnixMs)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::segment::SegmentStreamLog;
+    use crate::log::{Entry, StreamLog};
+    use crate::shard::driver::{StateReplay, head_shards};
+    use crate::shard::sequencer::{Rules, Sequencer};
+    use crate::shard::state::StreamState;
 
     /// Reaches `TIMES_BYTES_MAX`, `REORDER_MS_MAX`.
     #[test]
@@ -464,6 +518,76 @@ mod tests {
         assert_eq!(near(TIMES_BYTES_MAX, REORDER_MS_MAX), [true; 2]);
         assert_eq!(near(TIMES_BYTES_MAX + 1, 0), [false; 2]);
         assert_eq!(near(0, REORDER_MS_MAX + 1), [false; 2]);
+    }
+
+    /// A log of fragments of two seconds, two of them each minute, by a producer whose clock says this at a time of the store's.
+    fn filmed(hours: u64, clock: impl Fn(u64) -> u64) -> Box<dyn StreamLog> {
+        let disk = Arc::new(disk::MemoryDisk::new(1));
+        let dir = disk::DirName::new("log").unwrap();
+        let mut replay = StateReplay::default();
+        let (mut log, _) = SegmentStreamLog::open(disk, dir, 1 << 20, head_shards, &mut replay).unwrap();
+        let rules = Rules { shard_rate: None, record_bytes_max: 0, observe: false };
+        let mut state = StreamState::new(1, UnixMs(1));
+        let config = Arc::new(video::fragment::Config::new(vec![0, 0, 0, 8, b'm', b'o', b'o', b'v']));
+        for n in 0..hours * 120 {
+            let arrival = UnixMs(1_795_176_000_000 + n / 2 * 60_000 + n % 2 * 2000);
+            if n % 50 == 0 {
+                let head = Sequencer::new(state.clone(), rules).head_frame(arrival, log.durable_end().0);
+                log.start_segment(&head).unwrap();
+            }
+            let begun = clock(arrival.0) - 2000;
+            let frame = video::fragment::Frame {
+                track: 0,
+                key: true,
+                dts: begun,
+                duration: 2000,
+                offset: 0,
+                size: 1,
+            };
+            let fragment = Fragment {
+                follows: Follows::Previous,
+                run: 1,
+                place: n,
+                within: 0,
+                clock: video::fragment::Clock::Producer,
+                producer_time: UnixMs(begun),
+                config: config.clone(),
+                frames: vec![frame],
+            };
+            let (first_sequence, durable_below) = (SequenceNumber(n), log.durable_end().0);
+            let header = Header {
+                shard: ShardId(0),
+                first_sequence,
+                batch_no: n,
+                arrival,
+                durable_below,
+                ..Header::default()
+            };
+            let mut bytes = Vec::new();
+            let header = fragment.seal(PARTITION_KEY, &[7], header, &mut bytes).unwrap();
+            state.apply_data(&header).unwrap();
+            log.append(&[&bytes], &[Entry { offset: 0, header }]).unwrap();
+            log.sync().unwrap();
+        }
+        Box::new(log)
+    }
+
+    #[test]
+    fn a_producer_whose_clock_goes_a_hundred_millionths_fast_or_is_set_is_told_of_what_is_stored() {
+        const BEGUN: u64 = 1_795_176_000_000;
+        const HOUR: u64 = 3_600_000;
+        let told = |log: Box<dyn StreamLog>| clocks(&sampled(&*log.reader(), ShardId(0)).unwrap());
+        let fast = told(filmed(30, |time| time + (time - BEGUN) / 10_000));
+        let drift = fast.drift.expect("a day is enough");
+        assert!((drift.ppm - 100.0).abs() < 1.0 && fast.steps.is_empty(), "{fast:?}");
+        // Of the last day only.
+        assert!((22 * HOUR..=24 * HOUR).contains(&drift.over_ms), "{fast:?}");
+        let set = told(filmed(30, |time| time + if time < BEGUN + 20 * HOUR { 0 } else { HOUR }));
+        let [step] = set.steps[..] else { panic!("{set:?}") };
+        assert_eq!(step.ms, HOUR as i64);
+        assert!(step.before.0.abs_diff(BEGUN + 20 * HOUR) < HOUR, "{set:?}");
+        assert!(set.drift.unwrap().ppm.abs() < 0.1, "{set:?}");
+        assert_eq!(told(filmed(0, |time| time)), Clocks::default());
     }
 
     /// Reaches `PEEK_BYTES_MAX`.

@@ -173,6 +173,15 @@ const cases = {
     await page.goto(plain + player);
     await page.waitForFunction(() => document.getElementById("video").readyState >= 3, { timeout: 30000 });
     await delay("the player page", await page.evaluate(watchPlain, 6000));
+    // A list that is long enough is told in deltas, and plays as well.
+    const deltas = [];
+    const note = (request) => request.url().includes("_HLS_skip=YES") && deltas.push(request.url());
+    page.on("request", note);
+    const long = `${plain}${hls}&window=60`;
+    await delay("the same in deltas", await play("hls", long, () => watch(6000), { lowLatencyMode: true }));
+    page.off("request", note);
+    assert.ok(deltas.length > 5, `${deltas.length} deltas were asked for`);
+    assert.match(await (await fetch(deltas.at(-1))).text(), /\n#EXT-X-SKIP:SKIPPED-SEGMENTS=\d+\n/);
     const told = (await live.stop()).trim().split("\n").map((line) => JSON.parse(line));
     const list = (await (await call("live", "/live.m3u8")).text()).split("\n");
     assert.ok(!list.some((line) => line.startsWith("#EXT-X-PART")), "nobody sends parts any more");

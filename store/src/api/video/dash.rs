@@ -12,6 +12,7 @@ use video::codec::{Track, TrackKind};
 
 use super::listing::{Listed, lasts_ms, with_tracks};
 use super::playlist::time;
+use super::query::Query;
 use super::{Body, Call, Result, bad, not_found, set, whole};
 use crate::api::kvs::fragment_number;
 use crate::service::segments::Segment;
@@ -22,14 +23,14 @@ const UPDATE_MS: (u64, u64) = (1000, 5000);
 
 /// How the times of a live list are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Timeline {
-    base_ms: u64,
-    shift_ms: i64,
+pub(super) struct Timeline {
+    pub(super) base_ms: u64,
+    pub(super) shift_ms: i64,
 }
 
 /// What is said of each segment besides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Show {
+pub(super) struct Show {
     number: bool,
     server: bool,
     producer: bool,
@@ -178,7 +179,7 @@ fn closed(head: String, periods: &[Period<'_>], token: &str, show: Show, tail: &
 }
 
 /// Of what was: periods lie one after the other, and what is missing between them is not waited for.
-fn of_the_past(all: &[Listed<'_>], token: &str, show: Show) -> String {
+pub(super) fn of_the_past(all: &[Listed<'_>], token: &str, show: Show) -> String {
     let (mut start_ms, mut periods) = (0, Vec::new());
     for segments in divided(all, false) {
         let (Some((first, _)), Some(last)) = (segments.first(), segments.last()) else { continue };
@@ -199,15 +200,15 @@ fn of_the_past(all: &[Listed<'_>], token: &str, show: Show) -> String {
 }
 
 /// What is live: `first` is where the period of its first segment began, if that is after the base.
-struct Now<'a> {
-    all: &'a [Listed<'a>],
-    first: Option<(String, u64)>,
-    timeline: Timeline,
-    now: UnixMs,
-    location: &'a str,
+pub(super) struct Now<'a> {
+    pub(super) all: &'a [Listed<'a>],
+    pub(super) first: Option<(String, u64)>,
+    pub(super) timeline: Timeline,
+    pub(super) now: UnixMs,
+    pub(super) location: &'a str,
 }
 
-fn of_now(live: &Now<'_>, token: &str, show: Show) -> String {
+pub(super) fn of_now(live: &Now<'_>, token: &str, show: Show) -> String {
     let base = live.timeline.base_ms;
     let mut periods: Vec<Period<'_>> = Vec::new();
     for segments in divided(live.all, true) {
@@ -248,33 +249,35 @@ fn of_now(live: &Now<'_>, token: &str, show: Show) -> String {
     closed(head, &periods, token, show, &clock)
 }
 
-impl Call {
-    fn timeline(&self) -> Result<Option<Timeline>> {
-        let Some(text) = self.query.get("timeline") else { return Ok(None) };
-        let parts =
-            text.split_once('.').and_then(|(base, shift)| Some((base.parse().ok()?, shift.parse().ok()?)));
-        let (base_ms, shift_ms) = parts.ok_or_else(|| {
-            bad(format!("timeline={text}: leave it out; the manifest says how it goes on in its Location"))
-        })?;
-        Ok(Some(Timeline { base_ms, shift_ms }))
-    }
+/// The timeline that a player was given.
+pub(super) fn timeline(query: &Query) -> Result<Option<Timeline>> {
+    let Some(text) = query.get("timeline") else { return Ok(None) };
+    let parts =
+        text.split_once('.').and_then(|(base, shift)| Some((base.parse().ok()?, shift.parse().ok()?)));
+    let (base_ms, shift_ms) = parts.ok_or_else(|| {
+        bad(format!("timeline={text}: leave it out; the manifest says how it goes on in its Location"))
+    })?;
+    Ok(Some(Timeline { base_ms, shift_ms }))
+}
 
-    fn show(&self) -> Result<Show> {
-        let mut show = Show::default();
-        for word in self.query.get("show").into_iter().flat_map(|text| text.split(',')) {
-            match word {
-                "number" => show.number = true,
-                "server" => show.server = true,
-                "producer" => show.producer = true,
-                _ => return Err(bad(format!("show={word}: number, server or producer was expected"))),
-            }
+/// What is to be told of each segment.
+pub(super) fn show(query: &Query) -> Result<Show> {
+    let mut show = Show::default();
+    for word in query.get("show").into_iter().flat_map(|text| text.split(',')) {
+        match word {
+            "number" => show.number = true,
+            "server" => show.server = true,
+            "producer" => show.producer = true,
+            _ => return Err(bad(format!("show={word}: number, server or producer was expected"))),
         }
-        Ok(show)
     }
+    Ok(show)
+}
 
+impl Call {
     /// From one place to another, where an end is said, or else what is live.
     pub(super) async fn manifest(&self) -> Result<Response<Body>> {
-        let (token, show) = (self.token(), self.show()?);
+        let (token, show) = (self.token(), show(&self.query)?);
         let text = if self.query.at("to")?.is_some() && self.query.replay()?.is_none() {
             let segments = self.segments_between().await?;
             of_the_past(&with_tracks(&segments)?, &token, show)
@@ -300,7 +303,7 @@ impl Call {
             None => arrival,
             Some((by_server, late)) => late.saturating_add(if by_server { arrival } else { ends_ms(last) }),
         };
-        let timeline = self.timeline()?.unwrap_or_else(|| Timeline {
+        let timeline = timeline(&self.query)?.unwrap_or_else(|| Timeline {
             base_ms: begins_ms(first),
             shift_ms: came_ms as i64 - ends_ms(last) as i64,
         });

@@ -14,6 +14,7 @@ use video::{VideoError, mux};
 
 use super::{Body, Call, Failure, Result, as_json, bad, coming, failure, not_found, picture, set, whole};
 use crate::api::pieces::{self, Pieces};
+use crate::service::drift::{Clocks, Step};
 use crate::service::segments::PARTS_MAX;
 use crate::service::video::{At, Stored, Whole};
 
@@ -67,6 +68,18 @@ fn about_fragment(stored: &Stored) -> Result<Value> {
         "key": fragment.starts_with_key(), "follows": follows(fragment.follows),
         "run": format!("{:016x}", fragment.run), "config": fragment.config.id(),
     }))
+}
+
+/// Two clocks: where the newest fragment has them, and how the producer's went.
+fn about_clocks(newest: &Stored, clocks: &Clocks) -> Value {
+    let step = |step: &Step| json!({ "before_ms": step.before.0, "forward_ms": step.ms });
+    json!({
+        "ahead_ms": newest.sample().ahead_ms(),
+        "drift_ppm": clocks.drift.map(|drift| (drift.ppm * 10.0).round() / 10.0),
+        "drift_ms_per_hour": clocks.drift.map(|drift| (drift.ppm * 36.0).round() / 10.0),
+        "over_ms": clocks.drift.map(|drift| drift.over_ms),
+        "steps": clocks.steps.iter().map(step).collect::<Vec<_>>(),
+    })
 }
 
 fn about_track(track: &Track) -> Value {
@@ -243,11 +256,13 @@ impl Call {
             return Err(not_found(format!("stream {} has no video", self.stream)));
         };
         let tracks = tracks(&last.fragment.config)?;
+        let clocks = self.shared.service.video_clocks(&self.principal, &self.stream).await?;
         Ok(as_json(&json!({
             "stream": self.stream.as_str(), "first_frame": first.number.0, "next_frame": end.0,
             "fragments": last.ordinal + 1 - first.ordinal,
             "tracks": tracks.iter().map(about_track).collect::<Vec<_>>(),
             "oldest": about_fragment(first)?, "newest": about_fragment(last)?,
+            "clocks": about_clocks(last, &clocks),
         })))
     }
 

@@ -20,6 +20,7 @@ use crate::api::upload::Upload;
 use crate::principal::Principal;
 
 mod access;
+mod asked;
 mod dash;
 mod frames;
 pub(in crate::api) mod ingest;
@@ -107,6 +108,7 @@ pub(in crate::api) async fn picture(
 }
 
 pub(in crate::api) use access::token_for as token;
+pub use asked::asked;
 
 /// A request whose sender is known.
 struct Call {

@@ -1,5 +1,6 @@
 //! Playlists of HTTP Live Streaming (RFC 8216, version 7: fragmented MP4), of what was and live, there with the parts and
-//! the waiting of its second edition (low latency) where the producer sends in parts. Never: which segments, containers.
+//! the waiting of its second edition (RFC 8216bis, low latency) where the producer sends in parts, and its deltas: what a
+//! player has been told before is left out where it asks for that. Never: which segments, containers.
 
 use std::fmt::Write as _;
 
@@ -8,6 +9,7 @@ use tokio::time::timeout;
 use video::codec::Track;
 
 use super::listing::{Listed, Live, lasts_ms, with_tracks};
+use super::query::Query;
 use super::segments::PART_WAIT;
 use super::{Body, Call, Result, bad, set, whole};
 use crate::service::segments::Segment;
@@ -16,6 +18,8 @@ use crate::service::video::Stored;
 const KIND: &str = "application/vnd.apple.mpegurl";
 /// Parts are listed of so many of the newest segments: players begin there.
 const SEGMENTS_WITH_PARTS: usize = 3;
+/// What is further from the end than so many times the longest segment may be left out of a delta: as few as may be.
+const SKIP_TARGETS: u64 = 6;
 /// One may ask for what comes so much later, and no further.
 const AHEAD_MAX: u64 = 2;
 
@@ -30,7 +34,7 @@ fn seconds(ms: u64) -> String {
 
 /// What a player waits for: a segment, or one of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Awaited {
+pub(super) struct Awaited {
     sequence: u64,
     part: Option<u64>,
 }
@@ -93,44 +97,94 @@ fn part_ms(part: &Stored, tracks: &[Track]) -> u64 {
     (u128::from(part.fragment.duration(0)) * 1000).div_ceil(u128::from(timescale)) as u64
 }
 
+/// How much of a playlist is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    All,
+    /// Not what a player has that asks again soon.
+    Delta,
+}
+
+impl Told {
+    /// As a player asks for it. There are no date ranges, so those that may be left out too (`v2`) make no difference; what
+    /// nobody knows is passed over, as all of it is an answer to everything.
+    fn of(asked: Option<&str>) -> Told {
+        match asked {
+            Some("YES" | "v2") => Told::Delta,
+            _ => Told::All,
+        }
+    }
+}
+
+/// How many segments lie before so many milliseconds from the end of the list.
+fn may_be_skipped(all: &[Listed<'_>], whole: usize, until_ms: u64) -> usize {
+    let mut behind = 0;
+    let old = all.iter().rposition(|(segment, tracks)| {
+        let is_old = behind >= until_ms;
+        behind += lasts_ms(segment, tracks);
+        is_old
+    });
+    old.map_or(0, |last| last + 1).min(whole)
+}
+
 /// The whole text; `live` where it has no end.
-fn write(segments: &[Segment], live: Option<&Live>, token: &str) -> Result<String> {
+fn write(segments: &[Segment], live: Option<&Live>, token: &str, told: Told) -> Result<String> {
     let open = live.and_then(|live| live.open.as_ref());
     let all = with_tracks(segments.iter().chain(open))?;
-    Ok(written(&all, segments.len(), live, token))
+    Ok(written(&all, segments.len(), live, token, told))
 }
 
 /// The text of so many whole segments, and of what is open.
-fn written(all: &[Listed<'_>], whole: usize, live: Option<&Live>, token: &str) -> String {
-    let (whole, open) = all.split_at(whole);
+pub(super) fn written(
+    all: &[Listed<'_>],
+    whole: usize,
+    live: Option<&Live>,
+    token: &str,
+    told: Told,
+) -> String {
     let longest = all.iter().map(|(segment, tracks)| lasts_ms(segment, tracks)).max().unwrap_or(1000);
     let target = longest.div_ceil(1000).max(1);
+    let skip_until = target * SKIP_TARGETS * 1000;
+    let old = if live.is_some() { may_be_skipped(all, whole, skip_until) } else { 0 };
+    let skipped = if told == Told::Delta { old } else { 0 };
+    let (whole, open) = all.split_at(whole);
     let first = all.first().map_or(0, |(first, _)| first.sequence());
-    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target}\n");
+    let version = if skipped > 0 { 9 } else { 7 };
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n");
     let _ = writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}");
     if all.iter().all(|(segment, _)| segment.first().fragment.starts_with_key()) {
         text += "#EXT-X-INDEPENDENT-SEGMENTS\n";
     }
     let with_parts = whole.len().saturating_sub(SEGMENTS_WITH_PARTS);
     let wanted = live.and_then(|live| live.part_ms);
+    let mut control = Vec::new();
+    let mut part_target = String::new();
     if let Some(wanted) = wanted {
         let parts = all[with_parts..]
             .iter()
             .flat_map(|(segment, tracks)| segment.parts().iter().map(|part| part_ms(part, tracks)));
         let most = parts.max().unwrap_or(0).max(wanted);
         let (hold, part_hold) = (seconds(target * 3000), seconds(most * 3));
-        let _ = writeln!(
-            text,
-            "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK={hold},PART-HOLD-BACK={part_hold}\n\
-             #EXT-X-PART-INF:PART-TARGET={}",
-            seconds(most)
-        );
+        control.push(format!("CAN-BLOCK-RELOAD=YES,HOLD-BACK={hold},PART-HOLD-BACK={part_hold}"));
+        part_target = format!("#EXT-X-PART-INF:PART-TARGET={}\n", seconds(most));
     }
+    if old > 0 {
+        control.push(format!("CAN-SKIP-UNTIL={}", seconds(skip_until)));
+    }
+    if !control.is_empty() {
+        let _ = writeln!(text, "#EXT-X-SERVER-CONTROL:{}", control.join(","));
+    }
+    text += &part_target;
     if live.is_none() {
         text += "#EXT-X-PLAYLIST-TYPE:VOD\n";
     }
-    let mut out = Text { text, token, before: None };
-    for (place, (segment, tracks)) in whole.iter().enumerate() {
+    if skipped > 0 {
+        let _ = writeln!(text, "#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}");
+    }
+    // What follows goes on from what the player has: also its configuration.
+    let before = skipped.checked_sub(1).map(|last| whole[last].0);
+    let mut out = Text { text, token, before };
+    for (place, (segment, tracks)) in whole.iter().enumerate().skip(skipped) {
         out.begin(segment);
         if wanted.is_some() && place >= with_parts {
             out.parts(segment, tracks);
@@ -151,29 +205,30 @@ fn written(all: &[Listed<'_>], whole: usize, live: Option<&Live>, token: &str) -
     text
 }
 
+/// What a player says it waits for.
+pub(super) fn awaited(query: &Query) -> Result<Option<Awaited>> {
+    let (sequence, part) = (query.number("_HLS_msn", 0, u64::MAX)?, query.number("_HLS_part", 0, u64::MAX)?);
+    match (sequence, part) {
+        (Some(sequence), part) => Ok(Some(Awaited { sequence, part })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(bad("_HLS_part without _HLS_msn: of which segment?")),
+    }
+}
+
 impl Call {
     /// The newest segments, once what was asked for is there.
     pub(super) async fn live_playlist(&self) -> Result<Response<Body>> {
-        let live = match self.awaited()? {
+        let live = match awaited(&self.query)? {
             None => self.live().await?,
             Some(awaited) => self.live_with(awaited).await?,
         };
-        playlist(&write(&live.segments, Some(&live), &self.token())?)
+        let told = Told::of(self.query.get("_HLS_skip"));
+        playlist(&write(&live.segments, Some(&live), &self.token(), told)?)
     }
 
     /// From one place to another, and an end.
     pub(super) async fn vod_playlist(&self) -> Result<Response<Body>> {
-        playlist(&write(&self.segments_between().await?, None, &self.token())?)
-    }
-
-    fn awaited(&self) -> Result<Option<Awaited>> {
-        let (sequence, part) =
-            (self.query.number("_HLS_msn", 0, u64::MAX)?, self.query.number("_HLS_part", 0, u64::MAX)?);
-        match (sequence, part) {
-            (Some(sequence), part) => Ok(Some(Awaited { sequence, part })),
-            (None, None) => Ok(None),
-            (None, Some(_)) => Err(bad("_HLS_part without _HLS_msn: of which segment?")),
-        }
+        playlist(&write(&self.segments_between().await?, None, &self.token(), Told::All)?)
     }
 
     /// Waits for it; where it does not come, what there is is listed.
@@ -253,7 +308,7 @@ mod tests {
     fn text(live: &Live) -> String {
         let tracks: Arc<[Track]> = Arc::new([]);
         let all: Vec<_> = live.all().map(|segment| (segment, tracks.clone())).collect();
-        written(&all, live.segments.len(), Some(live), "?token=t")
+        written(&all, live.segments.len(), Some(live), "?token=t", Told::All)
     }
 
     #[test]

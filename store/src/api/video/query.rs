@@ -12,7 +12,7 @@ use crate::service::video::At;
 pub(super) struct Query(Vec<(String, String)>);
 
 /// All that any request knows: one that is misspelt is told.
-const KNOWN: [&str; 22] = [
+pub(super) const KNOWN: [&str; 22] = [
     "from",
     "to",
     "count",

@@ -23,7 +23,7 @@ const IMMUTABLE: &str = "private, max-age=31536000, immutable";
 pub(super) const PART_WAIT: Duration = Duration::from_secs(10);
 
 /// What a range of a whole is.
-enum Range {
+pub(super) enum Range {
     All,
     /// From, and after the last.
     Part(u64, u64),
@@ -31,7 +31,7 @@ enum Range {
 }
 
 /// RFC 9110, section 14: one range; several are answered with all, as one may.
-fn range_of(headers: &HeaderMap, etag: &str, length: u64) -> Range {
+pub(super) fn range_of(headers: &HeaderMap, etag: &str, length: u64) -> Range {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if text(header::IF_RANGE).is_some_and(|is| is != etag) {
         return Range::All;
