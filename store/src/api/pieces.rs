@@ -37,6 +37,15 @@ impl Pieces {
         Ok(())
     }
 
+    /// Sends bytes as one piece, however many: for what something else may follow at any moment, such as an event that is to be
+    /// whole or not there at all when its sender is stopped.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub(super) async fn send_whole(&self, bytes: impl Into<Bytes>) -> Result<(), Gone> {
+        self.0.send(bytes.into()).await.map_err(|_| Gone)
+    }
+
     /// Until nobody reads any more.
     pub(super) async fn closed(&self) {
         self.0.closed().await;
@@ -64,6 +73,21 @@ mod tests {
             read.extend_from_slice(&piece);
         }
         assert!(read == all && maker.await.is_ok_and(|sent| sent.is_ok()));
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_whole_is_never_there_in_part() {
+        let (pieces, mut answer) = channel();
+        for _ in 0..PIECES_WAITING_MAX {
+            pieces.send_whole(vec![7; 3 * PIECE_BYTES]).await.unwrap();
+        }
+        // Stopped while it waits for room: nothing of it was sent.
+        let stopped = pieces.send_whole(vec![8; 3 * PIECE_BYTES]);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(1), stopped).await.is_err());
+        drop(pieces);
+        while let Some(piece) = answer.recv().await {
+            assert!(piece.len() == 3 * PIECE_BYTES && piece[0] == 7);
+        }
     }
 
     #[tokio::test]

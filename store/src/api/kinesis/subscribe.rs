@@ -81,7 +81,7 @@ impl Call<'_> {
                 () = turn.taken_over() => {
                     // The last word; somebody who does not read is not waited for.
                     let said = exception(encoding, &ApiError::new("ResourceInUseException", message));
-                    let _ = timeout(FAREWELL, events.send(said)).await;
+                    let _ = timeout(FAREWELL, events.send_whole(said)).await;
                 }
             }
         });
@@ -117,7 +117,7 @@ impl Subscription {
             (":message-type", "event"),
         ];
         event::put(&headers, &self.encoding.bytes(&Value::empty()), &mut first);
-        if self.events.send(first).await.is_err() {
+        if self.events.send_whole(first).await.is_err() {
             return;
         }
         loop {
@@ -129,11 +129,11 @@ impl Subscription {
                     ended
                 }
                 Err(error) => {
-                    let _ = self.events.send(exception(self.encoding, &error)).await;
+                    let _ = self.events.send_whole(exception(self.encoding, &error)).await;
                     return;
                 }
             };
-            if self.events.send(out).await.is_err() || ended {
+            if self.events.send_whole(out).await.is_err() || ended {
                 return;
             }
         }

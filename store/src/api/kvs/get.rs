@@ -6,7 +6,6 @@ use hyper::Response;
 use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
 use serde_json::Value;
-
 use tokio::time::timeout;
 use video::codec::tracks;
 use video::fragment::Frame;

@@ -7,7 +7,6 @@ use hyper::{Response, StatusCode, header};
 use protocol::sequence::SequenceNumber;
 use protocol::time::UnixMs;
 use serde_json::{Value, json};
-
 use video::codec::{Track, TrackKind, tracks};
 use video::fragment::{Clock, Follows, Frame};
 use video::{VideoError, mux};

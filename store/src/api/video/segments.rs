@@ -8,7 +8,6 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderMap};
 use hyper::{Response, StatusCode};
 use protocol::sequence::SequenceNumber;
-
 use tokio::time::timeout;
 use video::codec::Track;
 use video::fragment::{Config, Frame};
