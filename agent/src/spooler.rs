@@ -19,9 +19,6 @@ use crate::status::Stats;
 /// Losses are told this often.
 const TELL_LOSSES_MS: u64 = 1000;
 
-/// What the spool writes for itself beside a commit.
-const OWN_BYTES: u64 = 16 << 10;
-
 /// Whether a commit can be taken.
 enum Room {
     Yes,
@@ -140,8 +137,7 @@ impl Spooler {
 
     /// Room for a commit, or what the policy says instead. False when the agent ends before there is any.
     fn make_room(&mut self, commit: &Commit, appended: &mut Vec<Commit>) -> Result<Room, SpoolError> {
-        let bytes = commit.sealed.frames.len() as u64 + OWN_BYTES;
-        if commit.sealed.frames.is_empty() || self.spool.has_room(bytes)? {
+        if self.spool.has_room_for(&commit.sealed.frames, &commit.update)? {
             return Ok(Room::Yes);
         }
         self.make_durable(appended)?;
@@ -171,7 +167,7 @@ impl Spooler {
                     }
                 }
             }
-            room = self.spool.has_room(bytes)?;
+            room = self.spool.has_room_for(&commit.sealed.frames, &commit.update)?;
             self.stats.set_spool(&self.spool);
         }
         self.hub.hold_below(0);

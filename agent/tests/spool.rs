@@ -159,3 +159,39 @@ fn what_is_noted_about_dropped_batches_is_bounded_however_long_the_store_is_away
     let cursor: u64 = spool.state().cursors["source"].parse().unwrap();
     assert_eq!(spool.state().ledger.by_reason["spool_full"], cursor);
 }
+
+/// While one lane waits, others go on: what the store has of them is noted again and again, and nothing is given back.
+#[test]
+fn notes_of_what_was_delivered_never_take_a_full_spool_over_its_bound() {
+    let disk = MemoryDisk::new(1);
+    let settings = Settings { max_bytes: 12 << 10, ..SETTINGS };
+    let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
+    let (mut spool, _) = Spool::open(shared, DirName::new("log").unwrap(), settings, 7).unwrap();
+    let mut batcher = Batcher::new(&[BatchSettings::default()], 1 << 20);
+    let lane = |n| LaneId { stream: name().key(), lane: n };
+    let mut put = |spool: &mut Spool, n| {
+        batcher.push(0, lane(n), "k", UnixMs(1), &[b'x'; 300], Mono::ZERO).unwrap();
+        let update = CursorUpdate { streams: vec![StreamMap::unknown(name())], ..Default::default() };
+        spool.append(&mut batcher.take(0, Vec::new()).frames, update, &mut Vec::new()).unwrap();
+    };
+    put(&mut spool, 0);
+    let mut put_of_one = 0;
+    while spool.has_room(1024).unwrap() {
+        put(&mut spool, 1);
+        put_of_one += 1;
+    }
+    for sequence in (1..=put_of_one).cycle().take(2000) {
+        let lanes = vec![(lane(1), sequence)];
+        spool.delivered(&DeliveredUpdate { mark: 0, lanes, ..Default::default() }).unwrap();
+        assert!(spool.bytes() <= settings.max_bytes, "{}", spool.bytes());
+    }
+    // What gives a segment back takes with it what was not noted.
+    let mark = spool.oldest_end();
+    spool.delivered(&DeliveredUpdate { mark, lanes: vec![(lane(0), 1)], ..Default::default() }).unwrap();
+    assert!(spool.bytes() < settings.max_bytes);
+    spool.sync().unwrap();
+    drop(spool);
+    let spool = open(&disk.crash(Crash::DropUnsynced));
+    let delivered = |n| spool.state().lanes[&lane(n)].delivered;
+    assert_eq!((delivered(0), delivered(1)), (1, put_of_one));
+}

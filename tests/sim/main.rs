@@ -12,6 +12,9 @@ const SEEDS: u64 = 2000;
 /// A broken world is found out within this many.
 const MUTANT_SEEDS: u64 = 2000;
 
+/// A long run says how far it is after this many.
+const TOLD_SEEDS: u64 = 50_000;
+
 /// So many broken histories are told of at once.
 const BROKEN_MAX: usize = 12;
 
@@ -39,6 +42,10 @@ fn every_promise_holds_in_every_history() {
         if let Some(violation) = report.violation {
             let Violation { promise, what } = violation;
             broken.push(format!("seed {seed}: {promise}: {what}\n  replay: {}", replay_line(seed)));
+            eprintln!("{}", broken[broken.len() - 1]);
+        }
+        if (seed + 1 - from).is_multiple_of(TOLD_SEEDS) {
+            eprintln!("{} histories, {crashes} crashes of the store, {} broken", seed + 1 - from, broken.len());
         }
         if broken.len() >= BROKEN_MAX {
             break;

@@ -124,6 +124,9 @@ impl SpoolError {
     }
 }
 
+/// What the spool writes for itself beside a commit.
+const OWN_BYTES: usize = 16 << 10;
+
 /// The file system's last bytes: less than this, and what is only noted is not written down.
 const LAST_BYTES: u64 = 256 << 10;
 
@@ -156,6 +159,8 @@ pub struct Spool {
     disk: Arc<dyn Disk>,
     settings: Settings,
     state: State,
+    /// What the store has and no frame says yet.
+    unnoted: DeliveredUpdate,
 }
 
 impl Spool {
@@ -175,7 +180,7 @@ impl Spool {
         let (mut state, mut opened) = recover::recover(&log, &recovery, new_id)?;
         opened.torn_bytes = recovery.torn_bytes;
         state.epoch += 1;
-        let mut spool = Spool { log, disk, settings, state };
+        let mut spool = Spool { log, disk, settings, state, unnoted: DeliveredUpdate::default() };
         // What the store has makes room for what is written next, on a disk that others have filled.
         spool.trim()?;
         spool.write_state()?;
@@ -212,6 +217,16 @@ impl Spool {
         self.log.end().0 - self.state.mark.max(self.log.start().0).min(self.log.end().0)
     }
 
+    /// Whether a commit is within the bounds: whole data frames, and what goes with them. One without frames may use what
+    /// is kept for the spool's own notes.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn has_room_for(&mut self, frames: &[u8], update: &CursorUpdate) -> Result<bool, SpoolError> {
+        let more = if frames.is_empty() { HEADER_BYTES + update.encode().len() } else { OWN_BYTES };
+        self.has_room((frames.len() + more) as u64)
+    }
+
     /// Whether `bytes` more are within the bounds. Gives back delivered segments first, the active one too
     /// where all of it is delivered.
     ///
@@ -224,9 +239,8 @@ impl Spool {
         if self.log.active_len() > self.settings.segment_bytes / 4 {
             // What is delivered of the active segment can only go once it is not the active one. Not where it holds
             // little more than its head: whoever waits asks again and again, and each time would cost another one.
-            let head = self.head();
-            if self.log.active_len() > 2 * head.len() as u64 {
-                self.log.roll(&head)?;
+            if self.log.active_len() > 2 * self.head().len() as u64 {
+                self.write_head()?;
             }
         }
         self.trim()?;
@@ -286,23 +300,35 @@ impl Spool {
     }
 
     /// Notes what the store has, and gives back what is not needed any more. Not synced by itself: after a
-    /// crash it is only sent once more, and recognised.
+    /// crash it is only sent once more, and recognised. So a spool without room waits with a note that gives nothing
+    /// back; it goes with the next one.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn delivered(&mut self, update: &DeliveredUpdate) -> Result<(), SpoolError> {
         self.state.apply_delivered(update);
-        if update.losses.is_empty() && !self.has_last_bytes() {
-            return self.trim();
+        self.unnoted.merge(update.clone());
+        let mut must = !self.unnoted.losses.is_empty();
+        if !must && !self.has_last_bytes() {
+            // No room even for the note: it follows at once, in what is given back.
+            must = self.gives_back();
+            self.trim()?;
+            if !must || !self.has_last_bytes() {
+                return Ok(());
+            }
         }
         let mut frames = Vec::new();
-        self.put_frame(Kind::Delivered, &update.encode(), &mut frames);
+        self.put_frame(Kind::Delivered, &self.unnoted.encode(), &mut frames);
+        if !must && !self.gives_back() && !self.fits(frames.len() as u64) {
+            return Ok(());
+        }
         if self.log.needs_roll(frames.len() as u64) {
             self.write_head()?;
         } else {
             self.log.append(&frames)?;
+            self.unnoted = DeliveredUpdate::default();
         }
-        if !update.losses.is_empty() {
+        if must {
             self.log.sync()?;
         }
         self.trim()
@@ -443,6 +469,7 @@ impl Spool {
     fn write_head(&mut self) -> Result<(), SpoolError> {
         let head = self.head();
         self.log.roll(&head)?;
+        self.unnoted = DeliveredUpdate::default();
         Ok(())
     }
 
@@ -483,10 +510,15 @@ impl Spool {
         frame::put_control(header, body, out);
     }
 
+    /// Whether the oldest segment is done with.
+    fn gives_back(&self) -> bool {
+        matches!(self.log.segments()[..], [ref oldest, _, ..] if oldest.end().0 <= self.state.mark)
+    }
+
     /// Gives back what is done with, once it is durable that it is: so that a segment which is gone without that is
     /// known to be missing.
     fn trim(&mut self) -> Result<(), SpoolError> {
-        if self.log.segments().first().is_none_or(|oldest| oldest.end().0 > self.state.mark) {
+        if !self.gives_back() {
             return Ok(());
         }
         self.log.sync()?;

@@ -23,9 +23,6 @@ use super::producer::Producer;
 use super::record::RecordId;
 use super::scenario::{Mutant, Scenario};
 
-/// What the spool writes for itself beside a commit.
-const OWN_BYTES: u64 = 16 << 10;
-
 /// How often the spool is told what was delivered, in milliseconds.
 const TELL_MS: u64 = 50;
 
@@ -128,8 +125,8 @@ impl Running {
             self.waiting = Some(Waiting { frames: sealed.frames, update });
         }
         let Some(mut waiting) = self.waiting.take() else { return Ok(()) };
-        let bytes = waiting.frames.len() as u64 + OWN_BYTES;
-        if !waiting.frames.is_empty() && !self.spool.has_room(bytes).map_err(|e| e.to_string())? {
+        let room = self.spool.has_room_for(&waiting.frames, &waiting.update);
+        if !room.map_err(|e| e.to_string())? {
             self.waiting = Some(waiting);
             return Ok(());
         }

@@ -18,8 +18,8 @@ use super::{dash, parse_number};
 use crate::service::segments::{Segment, together};
 use crate::service::video::Stored;
 
-/// No history is longer: more would say nothing more.
-const FRAGMENTS: usize = 150;
+/// No history is longer: more would say nothing more, and cost as much again for every moment at which a player asks.
+const FRAGMENTS: usize = 48;
 /// A line of a playlist is no longer than this, but for what the player sent itself.
 const LINE_BYTES: usize = 200;
 
@@ -126,7 +126,7 @@ fn lists(bytes: &[u8]) {
     let Some(([parts, window], rest)) = bytes.split_first_chunk() else { return };
     let part_ms = (parts % 2 == 1).then_some(500);
     let stored = filmed(rest, part_ms.is_some());
-    let window = usize::from(*window).max(2);
+    let window = 2 + usize::from(*window) % FRAGMENTS;
     let ends: Vec<u64> =
         stored.iter().map(|one| one.fragment.producer_time.0 + one.fragment.duration(0)).collect();
     // Not every step: a player asks at any time.

@@ -22,13 +22,7 @@ impl Bounds {
     pub(super) fn new(scenario: &Scenario) -> Bounds {
         Bounds {
             pending_max: scenario.pending_max,
-            // What was delivered is noted whether there is room or not: about a segment, as that is given back then.
-            spool_max: match scenario.kind {
-                ProducerKind::Agent => {
-                    scenario.spool_bytes_max + crate::world::agent::settings(scenario).segment_bytes
-                }
-                _ => scenario.spool_bytes_max,
-            },
+            spool_max: scenario.spool_bytes_max,
             kind: scenario.kind,
             inflight_max: scenario.inflight_max,
         }
