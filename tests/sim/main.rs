@@ -45,7 +45,11 @@ fn every_promise_holds_in_every_history() {
             eprintln!("{}", broken[broken.len() - 1]);
         }
         if (seed + 1 - from).is_multiple_of(TOLD_SEEDS) {
-            eprintln!("{} histories, {crashes} crashes of the store, {} broken", seed + 1 - from, broken.len());
+            eprintln!(
+                "{} histories, {crashes} crashes of the store, {} broken",
+                seed + 1 - from,
+                broken.len()
+            );
         }
         if broken.len() >= BROKEN_MAX {
             break;

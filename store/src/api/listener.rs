@@ -99,6 +99,7 @@ impl Server {
             kinesis,
             producers,
             readers,
+            paced: super::load::Paced::default(),
             frames,
         });
         let (stop, stopped) = watch::channel(false);

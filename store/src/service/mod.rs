@@ -371,6 +371,12 @@ impl Service {
         status
     }
 
+    /// For how long something was being committed until now, of any stream.
+    #[must_use]
+    pub fn committing(&self) -> std::time::Duration {
+        self.inner.gate.committing(self.inner.clock.mono())
+    }
+
     /// Makes durable what is under way and closes the files. Appends after it are answered `Busy`.
     pub async fn close(&self) {
         locked(&self.inner.upkeep).drain(..).for_each(|task| task.abort());

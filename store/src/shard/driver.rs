@@ -15,9 +15,10 @@ use protocol::name::StreamKey;
 use protocol::outcome::{Ack, Outcome};
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::StreamConfig;
-use protocol::time::UnixMs;
+use protocol::time::{Mono, UnixMs};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::busy::Busy;
 pub use super::commit::ShardMap;
 use super::commit::{Committer, Work, gone, map_of};
 use super::group::Group;
@@ -44,6 +45,7 @@ pub struct Gate {
     room: AtomicU64,
     disk_full: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
+    busy: Mutex<Busy>,
 }
 
 impl Gate {
@@ -51,7 +53,8 @@ impl Gate {
     #[must_use]
     pub fn new(pending_max: usize) -> Gate {
         let (failed, disk_full) = (watch::channel(None).0, watch::channel(false).0);
-        Gate { pending: AtomicUsize::new(0), pending_max, room: AtomicU64::new(u64::MAX), disk_full, failed }
+        let (pending, room) = (AtomicUsize::new(0), AtomicU64::new(u64::MAX));
+        Gate { pending, pending_max, room, disk_full, failed, busy: Mutex::default() }
     }
 
     /// The disk was looked at: so much is free, so much must stay free. What is taken until the next look may use
@@ -84,6 +87,16 @@ impl Gate {
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
+    }
+
+    /// For how long something was being committed until now.
+    #[must_use]
+    pub fn committing(&self, now: Mono) -> Duration {
+        self.busy().total(now)
+    }
+
+    fn busy(&self) -> MutexGuard<'_, Busy> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first reason why the store can't go on.
@@ -341,8 +354,10 @@ impl Stream {
 
     fn commit_all(&self, mut log: Box<dyn StreamLog>) {
         let mut group = Group::default();
+        self.inner.gate.busy().handle_begin(self.inner.clock.mono());
         loop {
             let Some(work) = self.next_work(&mut group, &*log) else {
+                self.inner.gate.busy().handle_end(self.inner.clock.mono());
                 self.rest(log);
                 return;
             };

@@ -5,6 +5,7 @@
 //! runs them against the log. Never in here:
 //! a wire format beyond the frame, names of streams, who is allowed what.
 
+pub mod busy;
 pub mod commit;
 pub mod driver;
 pub mod group;
