@@ -236,12 +236,14 @@ impl Spool {
         if self.fits(bytes) {
             return Ok(true);
         }
-        if self.log.active_len() > self.settings.segment_bytes / 4 {
-            // What is delivered of the active segment can only go once it is not the active one. Not where it holds
-            // little more than its head: whoever waits asks again and again, and each time would cost another one.
-            if self.log.active_len() > 2 * self.head().len() as u64 {
-                self.write_head()?;
-            }
+        // What is delivered of the active segment can only go once it is not the active one. Not where it holds little
+        // more than its head: whoever waits asks again and again, and each time would cost another one. And not where
+        // there is no room for that head, unless there is no older segment that goes first.
+        let head = self.head().len() as u64;
+        if self.log.active_len() > (self.settings.segment_bytes / 4).max(2 * head)
+            && (self.bytes() + head <= self.settings.max_bytes || self.log.segments().len() == 1)
+        {
+            self.write_head()?;
         }
         self.trim()?;
         Ok(self.fits(bytes))
