@@ -99,7 +99,6 @@ impl Server {
             kinesis,
             producers,
             readers,
-            paced: super::load::Paced::default(),
             frames,
         });
         let (stop, stopped) = watch::channel(false);

@@ -16,9 +16,7 @@ pub mod counters;
 pub(crate) mod kinesis;
 mod kvs;
 pub mod listener;
-mod load;
 pub mod native;
-mod pace;
 mod pieces;
 mod readers;
 mod upload;
@@ -96,7 +94,6 @@ pub(crate) struct Shared {
     pub(crate) kinesis: Arc<kinesis::Kinesis>,
     pub(crate) producers: video::ingest::Producers,
     pub(crate) readers: readers::Readers,
-    pub(crate) paced: load::Paced,
     /// Memory for the frames that producers send.
     pub(crate) frames: ::video::pool::Pool,
 }

@@ -30,7 +30,9 @@ use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
 mod closing;
 pub mod drift;
+mod load;
 mod newest;
+mod pace;
 pub mod read;
 pub mod records;
 mod scaling;
@@ -137,6 +139,7 @@ struct Inner {
     changes: broadcast::Sender<StreamInfo>,
     problems: Mutex<Vec<String>>,
     bad_batches: AtomicU64,
+    paced: load::Paced,
     clock_watch: Mutex<ClockWatch>,
     upkeep: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Where commits run.
@@ -189,6 +192,7 @@ impl Service {
                 changes: broadcast::channel(256).0,
                 problems: Mutex::new(problems),
                 bad_batches: AtomicU64::new(0),
+                paced: load::Paced::default(),
                 clock_watch: Mutex::default(),
                 upkeep: Mutex::new(Vec::new()),
                 runtime: tokio::runtime::Handle::current(),
@@ -367,14 +371,11 @@ impl Service {
         sums.insert("data_problems", locked(&self.inner.problems).len() as u64);
         let mut status: BTreeMap<String, f64> =
             sums.into_iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();
+        // Nothing where they take what they like.
+        let paced = self.inner.paced.rate();
+        status.extend(paced.map(|rate| ("readers_bytes_per_second_max".to_owned(), rate as f64)));
         status.extend(upkeep::process_status());
         status
-    }
-
-    /// For how long something was being committed until now, of any stream.
-    #[must_use]
-    pub fn committing(&self) -> std::time::Duration {
-        self.inner.gate.committing(self.inner.clock.mono())
     }
 
     /// Makes durable what is under way and closes the files. Appends after it are answered `Busy`.

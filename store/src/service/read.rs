@@ -53,6 +53,7 @@ impl Service {
         let stream = self.find_stream(name)?;
         let mut committed = stream.committed();
         let from = start(&stream, name, shard, from).await?;
+        self.inner.paced.wait(&self.inner.gate, &self.inner.clock).await;
         let limit = ReadLimit { bytes_max: bytes_max.clamp(1, limit::READ_BYTES_MAX) };
         let wait = tokio::time::sleep(wait_of(wait_ms));
         tokio::pin!(wait);
@@ -66,6 +67,7 @@ impl Service {
             };
             let at_end = end.is_some_and(|end| found.next >= end);
             if !found.frames.is_empty() || at_end || wait.is_elapsed() {
+                self.inner.paced.taken(found.frames.len(), &self.inner.clock);
                 return Ok(self.answer(&stream, shard, found, at_end));
             }
             tokio::select! {

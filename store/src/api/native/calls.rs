@@ -97,10 +97,6 @@ async fn command(shared: Arc<Shared>, principal: Principal, call: Call) -> Reply
     if let (true, Reply::Status(status)) = (wants_status, &mut reply) {
         shared.counters.add_to(status);
         status.insert("receiving_bytes".to_owned(), shared.pending.used() as f64);
-        // Nothing where they take what they like.
-        if let Some(rate) = shared.paced.rate() {
-            status.insert("readers_bytes_per_second_max".to_owned(), rate as f64);
-        }
     }
     reply
 }
@@ -116,13 +112,11 @@ async fn read(
     bytes_max: usize,
     wait_ms: u64,
 ) -> Answer {
-    shared.paced.wait(&shared.service, &shared.clock).await;
     let read = shared.service.read(principal, name, shard, from, bytes_max, wait_ms).await;
     let read = match read {
         Ok(read) => read,
         Err(error) => return Answer::reply(id, &Reply::Error(error)),
     };
-    shared.paced.taken(read.frames.len(), &shared.clock);
     let mut head = Vec::with_capacity(PREFIX_BYTES + 1 + ReadHead::BYTES);
     head.extend_from_slice(&prefix(Type::Batches, ReadHead::BYTES + read.frames.len()));
     let (next, tail) = (read.next, read.tail);

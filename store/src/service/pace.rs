@@ -1,6 +1,6 @@
 //! How fast readers may take what is stored: as they like, unless producers and they want more of the processors than there
 //! is. Then producers go first: what they bring exists nowhere else, what is read can be read later. A lower priority
-//! of threads (`super::readers`) does not do it alone, as what is sent passes through the kernel's queues, which have none.
+//! of threads (`api::readers`) does not do it alone, as what is sent passes through the kernel's queues, which have none.
 //! Pure. Never: where the figures come from ([`super::load`]), what is read.
 
 use std::time::Duration;

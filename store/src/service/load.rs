@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::pace::{Pace, Seen};
 use crate::clock::Clock;
-use crate::service::Service;
+use crate::shard::driver::Gate;
 
 /// Where Linux says how long its processors did what: proc_stat(5), the first line.
 const PROCESSORS: &str = "/proc/stat";
@@ -17,18 +17,18 @@ pub(crate) struct Paced {
 
 impl Paced {
     /// Waits until there is something left for readers.
-    pub(crate) async fn wait(&self, service: &Service, clock: &Clock) {
-        while let Some(wait) = self.poll(service, clock) {
+    pub(crate) async fn wait(&self, gate: &Gate, clock: &Clock) {
+        while let Some(wait) = self.poll(gate, clock) {
             tokio::time::sleep(wait).await;
         }
     }
 
-    fn poll(&self, service: &Service, clock: &Clock) -> Option<std::time::Duration> {
+    fn poll(&self, gate: &Gate, clock: &Clock) -> Option<std::time::Duration> {
         let now = clock.mono();
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         if pace.wants_look(now) {
             let (processors, idle) = std::fs::read_to_string(PROCESSORS).map_or((0, 0), |text| read(&text));
-            pace.handle_seen(Seen { committing: service.committing(), processors, idle }, now);
+            pace.handle_seen(Seen { committing: gate.committing(now), processors, idle }, now);
         }
         pace.poll_wait(now)
     }
