@@ -28,14 +28,18 @@ pub(super) struct Rates {
     rate: Option<ShardRate>,
     lone: bool,
     shards: BTreeMap<ShardId, (Above, Above)>,
-    /// What was stored last took a shard further than a second's worth, as one large batch may.
+    /// What was stored took a shard further than a second's worth, as one large batch may, and it has not been at rest since.
     in_debt: bool,
-    /// The producer began anew since, and can't know that.
+    /// The producer began anew since, and can't know that: it takes the shard to be ahead of where it is.
     forgot: bool,
 }
 
 /// Rounding: of the store's waits up to whole milliseconds, and of ours.
 const TOLERANCE: f64 = 2.0;
+
+/// Of two batches that are sent at the right distance the second may have been faster on its way, by so many seconds: it
+/// is too early by no fault of its sender.
+const JITTER_S: f64 = 0.002;
 
 impl Rates {
     pub(super) fn new(rate: Option<ShardRate>, lone: bool) -> Rates {
@@ -54,7 +58,11 @@ impl Rates {
         let over = |above: Above, share: f64, rate: f64| above.now(rate, now) + share.min(rate) - rate;
         match decided.outcome {
             Outcome::Stored { .. } => {
-                (self.in_debt, self.forgot) = (false, false);
+                let at_rest = |(bytes, records): &(Above, Above)| {
+                    bytes.now(rates.0, now) == 0.0 && records.now(rates.1, now) == 0.0
+                };
+                self.in_debt &= !self.shards.values().all(at_rest);
+                self.forgot &= self.in_debt;
                 for (shard, share) in shares {
                     let (bytes, records) = self.shards.entry(shard).or_default();
                     let over = over(*bytes, share.0, rates.0).max(over(*records, share.1, rates.1));
@@ -68,14 +76,16 @@ impl Rates {
                 Ok(())
             }
             Outcome::Throttled { shard, .. } => {
-                if self.lone && !(self.in_debt && self.forgot) {
-                    return Err(format!("{shard} turned away a producer that keeps to the rate"));
-                }
                 let Some(share) = shares.get(shard) else {
                     return Err(format!("{shard} turned away a batch that has nothing for it"));
                 };
                 let (bytes, records) = self.shards.entry(*shard).or_default();
-                let over = over(*bytes, share.0, rates.0).max(over(*records, share.1, rates.1));
+                let over = [over(*bytes, share.0, rates.0), over(*records, share.1, rates.1)];
+                let late = over[0] > rates.0 * JITTER_S || over[1] > rates.1 * JITTER_S;
+                if self.lone && late && !(self.in_debt && self.forgot) {
+                    return Err(format!("{shard} turned away a producer that keeps to the rate"));
+                }
+                let over = over[0].max(over[1]);
                 if over < -TOLERANCE {
                     return Err(format!("{shard} turned away {share:?} with {} to spare", -over));
                 }
