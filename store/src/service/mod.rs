@@ -28,6 +28,7 @@ use crate::principal::Principal;
 use crate::retain::ClockWatch;
 use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
 
+mod breaks;
 mod closing;
 pub mod drift;
 mod load;
@@ -110,6 +111,7 @@ struct Open {
     name: StreamName,
     stream: Stream,
     newest: newest::Newest,
+    breaks: breaks::Breaks,
 }
 
 /// The store. Cheap to clone.
@@ -229,7 +231,8 @@ impl Service {
 
     fn put_open(&self, name: StreamName, stream: Stream) {
         let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
-        streams.insert(name.key(), Open { name, stream, newest: newest::Newest::default() });
+        let (newest, breaks) = (newest::Newest::default(), breaks::Breaks::default());
+        streams.insert(name.key(), Open { name, stream, newest, breaks });
     }
 
     /// Starts a producing (or commanding) connection.

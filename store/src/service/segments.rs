@@ -12,6 +12,7 @@ use video::fragment::{Config, Follows, Frame};
 use video::limit::{FRAGMENT_BYTES_MAX, FRAGMENT_FRAMES_MAX};
 
 use super::Service;
+use super::streams::may_command;
 use super::video::{Stored, Whole, blocking, peek_one, shard_of};
 use crate::log::Peek;
 use crate::principal::Principal;
@@ -176,6 +177,25 @@ impl Service {
             Ok(all)
         });
         Ok(together(found.await?.into_iter().rev()))
+    }
+
+    /// How many times the stream did not go on before a list of its newest segments begins. Nothing else may be asked, see
+    /// [`super::breaks`].
+    ///
+    /// # Errors
+    /// When the stream is not there, or the principal may not.
+    pub fn breaks_before<'a>(
+        &self,
+        principal: &Principal,
+        name: &StreamName,
+        newest: impl Iterator<Item = &'a Segment> + Clone,
+    ) -> Result<u64, CallError> {
+        may_command(principal)?;
+        let open = self.find(name)?;
+        let first = newest.clone().next().map_or(0, Segment::sequence);
+        let pairs = newest.clone().zip(newest.skip(1));
+        let breaks = pairs.filter(|(before, next)| !next.goes_on_from(before));
+        Ok(open.breaks.handle_list(first, breaks.map(|(_, next)| next.sequence())))
     }
 
     /// Where the segment with a frame begins.

@@ -102,7 +102,7 @@ fn live(stored: &[Stored], window: usize, part_ms: Option<u64>) -> Live {
     let mut segments = together(stored.iter().cloned());
     segments.drain(..segments.len().saturating_sub(window));
     let open = part_ms.and_then(|_| segments.pop());
-    Live { segments, open, part_ms }
+    Live { segments, open, part_ms, breaks: u64::from(window == 7) }
 }
 
 fn listed<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Listed<'a>> {

@@ -26,11 +26,13 @@ pub(super) struct Live {
     pub(super) open: Option<Segment>,
     /// How long parts are, where somebody sends parts now.
     pub(super) part_ms: Option<u64>,
+    /// How many times the stream did not go on before this list begins; counted for lists that end with the newest.
+    pub(super) breaks: u64,
 }
 
 impl Live {
     /// All of them.
-    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Segment> + Clone {
         self.segments.iter().chain(&self.open)
     }
 }
@@ -66,11 +68,13 @@ impl Call {
         let window = self.query.number("window", 2, most)?.unwrap_or(otherwise) as usize;
         let mut part_ms = self.shared.producers.part_ms(&self.stream.key());
         let mut end = self.place("to", At::Newest).await?;
+        let mut is_newest = self.query.get("to").is_none() && since.is_none();
         if let Some((by_server, late_ms)) = self.query.replay()? {
             let then = UnixMs(self.shared.clock.wall().0.saturating_sub(late_ms));
             let then = if by_server { At::ServerTime(then) } else { At::ProducerTime(then) };
             end = end.min(service.video_place(&self.principal, &self.stream, then).await?);
             part_ms = None;
+            is_newest = false;
         }
         let between = since.unwrap_or(SequenceNumber(0))..end;
         let mut segments = service.segments_before(&self.principal, &self.stream, between, window).await?;
@@ -81,7 +85,11 @@ impl Call {
             return Err(self.nothing());
         }
         let open = if part_ms.is_some() { segments.pop() } else { None };
-        Ok(Live { segments, open, part_ms })
+        let mut live = Live { segments, open, part_ms, breaks: 0 };
+        if is_newest {
+            live.breaks = service.breaks_before(&self.principal, &self.stream, live.all())?;
+        }
+        Ok(live)
     }
 
     /// The segments from one place to another.

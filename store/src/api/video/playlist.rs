@@ -152,6 +152,9 @@ pub(super) fn written(
     let version = if skipped > 0 { 9 } else { 7 };
     let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n");
     let _ = writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}");
+    if let Some(breaks) = live.map(|live| live.breaks).filter(|breaks| *breaks > 0) {
+        let _ = writeln!(text, "#EXT-X-DISCONTINUITY-SEQUENCE:{breaks}");
+    }
     if all.iter().all(|(segment, _)| segment.first().fragment.starts_with_key()) {
         text += "#EXT-X-INDEPENDENT-SEGMENTS\n";
     }
@@ -302,13 +305,22 @@ mod tests {
         }
         let mut segments = together(stored);
         let open = part_ms.and_then(|_| segments.pop());
-        Live { segments, open, part_ms }
+        Live { segments, open, part_ms, breaks: 0 }
     }
 
     fn text(live: &Live) -> String {
         let tracks: Arc<[Track]> = Arc::new([]);
         let all: Vec<_> = live.all().map(|segment| (segment, tracks.clone())).collect();
         written(&all, live.segments.len(), Some(live), "?token=t", Told::All)
+    }
+
+    #[test]
+    fn how_often_the_stream_did_not_go_on_before_is_said_before_the_first_segment() {
+        let said = |breaks| text(&Live { breaks, ..live(None) });
+        assert!(!said(0).contains("DISCONTINUITY"), "{}", said(0));
+        let text = said(3);
+        let (head, _) = text.split_once("#EXT-X-MAP").unwrap();
+        assert!(head.contains("#EXT-X-DISCONTINUITY-SEQUENCE:3\n"), "{text}");
     }
 
     #[test]
