@@ -313,10 +313,10 @@ fn unharmed_by(newest: &[u32], spoil: impl Fn(&Place, u64)) {
         newest.iter().for_each(|records| writer.append(A, *records));
         writer.sync();
         let base = writer.log.reader().segments(9).expect("segments")[1].end;
-        let batches = std::mem::take(&mut writer.batches);
+        let (batches, now) = (std::mem::take(&mut writer.batches), writer.now);
         drop(writer);
         spoil(place, base.0);
-        let writer = Writer { batches, ..Writer::open(place).expect("it has a head") };
+        let mut writer = Writer { batches, now, ..Writer::open(place).expect("it has a head") };
         let reader = writer.log.reader();
         assert_eq!(
             (reader.tail(A), reader.tail(B)),
@@ -327,6 +327,18 @@ fn unharmed_by(newest: &[u32], spoil: impl Fn(&Place, u64)) {
         let sealed = reader.segments(9).expect("segments")[1].sealed.expect("it is sealed");
         assert!(sealed >= last, "{sealed:?}, and its newest batch came at {last:?}");
         assert!(reader.active().begun >= last);
+        // The same once others follow it, and what was noted of it is gone.
+        writer.roll();
+        writer.append(A, 1);
+        writer.sync();
+        writer.roll();
+        let (batches, now) = (std::mem::take(&mut writer.batches), writer.now);
+        drop((writer, reader));
+        place.files(".idx").iter().for_each(|file| place.disk.remove(file).expect("it is there"));
+        let writer = Writer { batches, now, ..Writer::open(place).expect("it has a head") };
+        compare(place, &writer, &mut Rng::new(9));
+        let ages = writer.log.reader().segments(9).expect("segments");
+        assert!(ages.iter().all(|age| age.sealed.is_none_or(|sealed| sealed > UnixMs(0))), "{ages:?}");
     });
 }
 

@@ -123,6 +123,13 @@ impl SegmentIndex {
         next
     }
 
+    /// When its newest batch came, or when it was begun.
+    #[must_use]
+    pub fn latest(&self) -> UnixMs {
+        let newest = self.shards.values().filter_map(|shard| shard.batches.last());
+        newest.map(|batch| batch.arrival).fold(self.begun, UnixMs::max)
+    }
+
     /// About how much memory it takes, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
