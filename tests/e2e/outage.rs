@@ -44,6 +44,8 @@ async fn overflow(rig: &mut Rig, policy: &str) -> (tests::harness::process::Agen
     let agent = rig.agent("a", &sources);
     log.write(100);
     rig.wait_for("logs", 100).await;
+    // An answer that is lost with its connection leaves the agent in doubt: what it then gives up may be stored.
+    wait_until("the agent has heard of them", || agent.status().backlog_records == 0);
     rig.store.kill().unwrap();
     for _ in 0..10 {
         log.write(20_000);
