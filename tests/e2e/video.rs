@@ -577,7 +577,10 @@ async fn fragments_in_parts_are_the_same_fragments_and_frames_to_everybody() {
     assert!(!live.contains("EXT-X-PART") && !live.contains("DISCONTINUITY-SEQUENCE"), "nobody sends parts");
     // The break has left the list: a player that knows it counts on.
     let live = String::from_utf8(get(&rig, "/v1/video/parts/live.m3u8?window=2").await).unwrap();
-    assert!(live.contains("#EXT-X-DISCONTINUITY-SEQUENCE:1\n") && !live.contains("DISCONTINUITY\n"), "{live}");
+    assert!(
+        live.contains("#EXT-X-DISCONTINUITY-SEQUENCE:1\n") && !live.contains("DISCONTINUITY\n"),
+        "{live}"
+    );
 }
 
 /// The packets of a segment of the film in `fragments_in_parts_…`, after its configuration.

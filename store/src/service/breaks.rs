@@ -48,10 +48,13 @@ mod tests {
     fn each_break_that_leaves_the_list_counts_once_whatever_the_length_of_the_list() {
         let (breaks, broken) = (Breaks::default(), [3, 4, 9, 20]);
         let list = |first: u64, last: u64| {
-            let number = breaks.handle_list(first, broken.into_iter().filter(|at| (first + 1..=last).contains(at)));
+            let number =
+                breaks.handle_list(first, broken.into_iter().filter(|at| (first + 1..=last).contains(at)));
             // What a player makes of it: of each segment the number of the list and the breaks up to it.
             (first..=last)
-                .map(|at| (at, number + broken.iter().filter(|b| (first + 1..=at).contains(*b)).count() as u64))
+                .map(|at| {
+                    (at, number + broken.iter().filter(|b| (first + 1..=at).contains(*b)).count() as u64)
+                })
                 .collect::<Vec<_>>()
         };
         let mut heard = std::collections::BTreeMap::new();
@@ -59,7 +62,11 @@ mod tests {
             for window in [2, 6, 12] {
                 let told = list(newest.max(window + 1) - window, newest);
                 for (segment, number) in told {
-                    assert_eq!(*heard.entry(segment).or_insert(number), number, "segment {segment} at {newest}");
+                    assert_eq!(
+                        *heard.entry(segment).or_insert(number),
+                        number,
+                        "segment {segment} at {newest}"
+                    );
                 }
             }
         }

@@ -30,7 +30,7 @@ impl Paced {
             let (processors, idle) = std::fs::read_to_string(PROCESSORS).map_or((0, 0), |text| read(&text));
             pace.handle_seen(Seen { committing: gate.committing(now), processors, idle }, now);
         }
-        pace.poll_wait(now)
+        pace.poll_turn(now)
     }
 
     /// Bytes a second that readers may take; none is as fast as it goes.

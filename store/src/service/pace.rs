@@ -13,6 +13,8 @@ const LEAST_BYTES: u64 = 32 << 20;
 const MOST_BYTES: u64 = 8 << 30;
 /// How often it is looked at what the machine does.
 const LOOK_MS: u64 = 100;
+/// Between the turns of two readers: a read takes about so long.
+const TURN_MS: u64 = 1;
 /// What was seen so long ago says nothing.
 const OLD_MS: u64 = 1000;
 /// Producers wait for the store where something is being committed for this part of the time ...
@@ -71,10 +73,16 @@ impl Pace {
         }
     }
 
-    /// How long whoever wants to read waits; nothing where that is not at all.
-    pub(crate) fn poll_wait(&self, now: Mono) -> Option<Duration> {
+    /// How long whoever wants to read waits before it asks again; nothing where it is its turn. What it then takes is known only
+    /// afterwards, so the next one's turn comes a little later: not all who wait go at once.
+    pub(crate) fn poll_turn(&mut self, now: Mono) -> Option<Duration> {
         self.rate?;
-        Some(self.free_at.since(now)).filter(|wait| !wait.is_zero())
+        let wait = self.free_at.since(now);
+        if wait.is_zero() {
+            self.free_at = now.plus_millis(TURN_MS);
+            return None;
+        }
+        Some(wait)
     }
 
     /// Bytes a second that readers may take; none is as fast as it goes.
@@ -87,7 +95,9 @@ impl Pace {
         self.taken += bytes as u64;
         if let Some(rate) = self.rate {
             let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
-            self.free_at = self.free_at.max(now) + Duration::from_micros(micros);
+            // In place of the time of its turn.
+            let from = Mono(self.free_at.0.saturating_sub(TURN_MS * 1000));
+            self.free_at = from.max(now) + Duration::from_micros(micros);
         }
     }
 }
@@ -110,7 +120,7 @@ mod tests {
                 pace.handle_seen(*from, now);
             }
             // A GiB a second is all that goes.
-            if pace.poll_wait(now).is_none() {
+            if pace.poll_turn(now).is_none() {
                 pace.handle_taken(1 << 20, now);
                 bytes += 1 << 20;
             }
@@ -133,6 +143,25 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_waited_together_takes_its_turns() {
+        let (mut pace, mut seen, mut at) = (Pace::default(), Seen::default(), 0);
+        read(&mut pace, &mut seen, &mut at, 3000, (100, 0));
+        pace.handle_taken(8 << 20, Mono::from_millis(at));
+        let mut waiting = 100;
+        for late in 1..2000 {
+            let now = Mono::from_millis(at + late);
+            let crowd = waiting;
+            for _ in 0..crowd {
+                if pace.poll_turn(now).is_none() {
+                    pace.handle_taken(1 << 20, now);
+                    waiting -= 1;
+                }
+            }
+        }
+        assert!((40..60).contains(&waiting), "{waiting} of 100 wait still: 32 MiB a second, a MiB each");
+    }
+
+    #[test]
     fn what_was_seen_long_ago_holds_nobody_up() {
         let (mut pace, mut seen, mut at) = (Pace::default(), Seen::default(), 0);
         read(&mut pace, &mut seen, &mut at, 3000, (100, 0));
@@ -147,7 +176,7 @@ mod tests {
             let now = Mono::from_millis(at);
             seen.committing += Duration::from_millis(1);
             pace.handle_seen(seen, now);
-            assert_eq!(pace.poll_wait(now), None);
+            assert_eq!(pace.poll_turn(now), None);
             pace.handle_taken(1 << 20, now);
         }
     }
