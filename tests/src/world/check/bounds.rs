@@ -9,6 +9,9 @@ const PENDING_SLACK: usize = 1500;
 /// The agent's spool writes its whole state whenever it is opened, whether there is room or not.
 const SPOOL_RESTART_BYTES: u64 = 4096;
 
+/// What the store has refused is noted at once, whether there is room or not: nobody says it again.
+const SPOOL_REFUSED_BYTES: u64 = 2048;
+
 /// Promise 6.
 #[derive(Debug)]
 pub(super) struct Bounds {
@@ -22,7 +25,10 @@ impl Bounds {
     pub(super) fn new(scenario: &Scenario) -> Bounds {
         Bounds {
             pending_max: scenario.pending_max,
-            spool_max: scenario.spool_bytes_max,
+            spool_max: match scenario.kind {
+                ProducerKind::Agent => scenario.spool_bytes_max + SPOOL_REFUSED_BYTES,
+                _ => scenario.spool_bytes_max,
+            },
             kind: scenario.kind,
             inflight_max: scenario.inflight_max,
         }
