@@ -150,7 +150,7 @@ impl Checks {
             Box::new(order::Once::default()),
             Box::new(order::Order::new(scenario.record_bytes_max as usize)),
             Box::new(order::Numbers::default()),
-            Box::new(rates::Rates::new(scenario.rate, scenario.lone)),
+            Box::new(rates::Rates::new(scenario)),
             Box::new(bounds::Bounds::new(scenario)),
             Box::new(bounds::Counted::new(scenario.record_bytes_max as usize)),
             Box::new(bounds::Drained),

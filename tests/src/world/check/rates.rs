@@ -1,6 +1,7 @@
 //! A shard takes what its rate allows and no more; who is turned away was really over it, in that very shard. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use protocol::bucket::ShardRate;
 use protocol::outcome::Outcome;
@@ -8,6 +9,7 @@ use protocol::sequence::ShardId;
 use protocol::time::Mono;
 
 use super::{Checker, Decided, Seen};
+use crate::world::scenario::Scenario;
 
 /// How much a shard has taken above its rate: a leaky bucket, counted in another way than the store does.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,6 +29,9 @@ impl Above {
 pub(super) struct Rates {
     rate: Option<ShardRate>,
     lone: bool,
+    /// Of two batches that are sent at the right distance the second may have been faster on its way, by so many seconds: it is
+    /// too early by no fault of its sender.
+    jitter: f64,
     shards: BTreeMap<ShardId, (Above, Above)>,
     /// What was stored took a shard further than a second's worth, as one large batch may, and it has not been at rest since.
     in_debt: bool,
@@ -37,13 +42,11 @@ pub(super) struct Rates {
 /// Rounding: of the store's waits up to whole milliseconds, and of ours.
 const TOLERANCE: f64 = 2.0;
 
-/// Of two batches that are sent at the right distance the second may have been faster on its way, by so many seconds: it
-/// is too early by no fault of its sender.
-const JITTER_S: f64 = 0.002;
-
 impl Rates {
-    pub(super) fn new(rate: Option<ShardRate>, lone: bool) -> Rates {
-        Rates { rate, lone, shards: BTreeMap::new(), in_debt: false, forgot: false }
+    pub(super) fn new(scenario: &Scenario) -> Rates {
+        let (rate, lone) = (scenario.rate, scenario.lone);
+        let jitter = Duration::from_micros(scenario.delay_us.1).as_secs_f64();
+        Rates { rate, lone, jitter, shards: BTreeMap::new(), in_debt: false, forgot: false }
     }
 
     fn decide(&mut self, decided: &Decided<'_>, rate: ShardRate) -> Result<(), String> {
@@ -81,7 +84,8 @@ impl Rates {
                 };
                 let (bytes, records) = self.shards.entry(*shard).or_default();
                 let over = [over(*bytes, share.0, rates.0), over(*records, share.1, rates.1)];
-                let late = over[0] > rates.0 * JITTER_S || over[1] > rates.1 * JITTER_S;
+                let late = over[0] > rates.0 * self.jitter + TOLERANCE
+                    || over[1] > rates.1 * self.jitter + TOLERANCE;
                 if self.lone && late && !(self.in_debt && self.forgot) {
                     return Err(format!("{shard} turned away a producer that keeps to the rate"));
                 }
