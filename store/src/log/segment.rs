@@ -307,11 +307,14 @@ impl Shared {
     /// The index of a sealed segment, from the segment. One without a head (or whose head and spare are damaged) begins where
     /// the one before it ends, and so on back to one that says itself how it begins.
     fn rebuild(&self, segment: &SegmentInfo) -> Result<SegmentIndex, disk::ReadError> {
+        let mut index = SegmentIndex::new(segment.base.0, UnixMs(0));
+        if self.has_head(segment) {
+            return self.scanned(segment, index);
+        }
         let segments = self.reader.listed();
         let upto = segments.partition_point(|other| other.base < segment.base);
         let from = (0..upto).rev().find(|at| self.has_head(&segments[*at])).unwrap_or(0);
-        let mut index = SegmentIndex::new(segment.base.0, UnixMs(0));
-        if from < upto && !self.has_head(segment) {
+        if from < upto {
             index = self.scanned(&segments[from], SegmentIndex::new(segments[from].base.0, UnixMs(0)))?;
             for between in &segments[from + 1..upto] {
                 index = self.scanned(between, index.successor(between.base.0, index.latest()))?;

@@ -34,8 +34,8 @@ impl Paced {
     }
 
     /// Bytes a second that readers may take; none is as fast as it goes.
-    pub(crate) fn rate(&self) -> Option<u64> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rate()
+    pub(crate) fn rate(&self, clock: &Clock) -> Option<u64> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rate(clock.mono())
     }
 
     /// So much was read.

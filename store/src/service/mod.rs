@@ -375,7 +375,7 @@ impl Service {
         let mut status: BTreeMap<String, f64> =
             sums.into_iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();
         // Nothing where they take what they like.
-        let paced = self.inner.paced.rate();
+        let paced = self.inner.paced.rate(&self.inner.clock);
         status.extend(paced.map(|rate| ("readers_bytes_per_second_max".to_owned(), rate as f64)));
         status.extend(upkeep::process_status());
         status

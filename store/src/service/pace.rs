@@ -85,9 +85,10 @@ impl Pace {
         Some(wait)
     }
 
-    /// Bytes a second that readers may take; none is as fast as it goes.
-    pub(crate) fn rate(&self) -> Option<u64> {
-        self.rate
+    /// Bytes a second that readers may take; none is as fast as it goes, or nobody has read lately.
+    pub(crate) fn rate(&self, now: Mono) -> Option<u64> {
+        let (at, _) = self.seen?;
+        self.rate.filter(|_| now <= at.plus_millis(OLD_MS))
     }
 
     /// So much was read.
@@ -165,7 +166,9 @@ mod tests {
     fn what_was_seen_long_ago_holds_nobody_up() {
         let (mut pace, mut seen, mut at) = (Pace::default(), Seen::default(), 0);
         read(&mut pace, &mut seen, &mut at, 3000, (100, 0));
+        assert_eq!(pace.rate(Mono::from_millis(at)), Some(LEAST_BYTES));
         at += 5000;
+        assert_eq!(pace.rate(Mono::from_millis(at)), None);
         assert!(read(&mut pace, &mut seen, &mut at, 50, (0, 50)) > 40 << 20, "nobody has read for a while");
     }
 
