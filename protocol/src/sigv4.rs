@@ -272,10 +272,12 @@ impl Claim {
         })
     }
 
-    /// A header may state the body's hash in place of the body's; then it must be right.
+    /// A header may state the body's hash in place of the body's; then it must be right. Of a body without end (`PutMedia`)
+    /// nothing is here: the SDK for Java says that it streams, and signs no part of it.
     fn body_is_as_signed(&self, request: &Request<'_>) -> bool {
         match request.header("x-amz-content-sha256") {
             None | Some("UNSIGNED-PAYLOAD") => true,
+            Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD") => request.body.is_empty(),
             Some(stated) => stated.eq_ignore_ascii_case(&hex(&Sha256::digest(request.body))),
         }
     }
@@ -532,6 +534,25 @@ mod tests {
         claim.verify(&request, "secret", "kinesis", now).unwrap();
         assert!(claim.verify(&request, "other", "kinesis", now).is_err());
         assert!(claim.verify(&Request { body: b"{}", ..request }, "secret", "kinesis", now).is_err());
+    }
+
+    #[test]
+    fn a_body_that_streams_is_not_signed_and_one_that_is_here_must_be() {
+        let now = UnixMs(1_700_000_000_000);
+        let date = date_header(now);
+        let headers = [
+            ("host", "localhost:4567"),
+            ("x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"),
+            ("x-amz-date", date.as_str()),
+        ];
+        let request = Request { method: "POST", path: "/putMedia", query: "", headers: &headers, body: b"" };
+        let text = authorization(&request, "AKID", "secret", "local-1", "kinesisvideo", now);
+        let signed = [headers[0], headers[1], headers[2], ("authorization", text.as_str())];
+        let request = Request { headers: &signed, ..request };
+        let claim = Claim::read(&request).unwrap();
+        claim.verify(&request, "secret", "kinesisvideo", now).unwrap();
+        let here = Request { body: b"{}", ..request };
+        assert!(claim.verify(&here, "secret", "kinesisvideo", now).is_err(), "nobody signed that");
     }
 
     #[test]

@@ -62,11 +62,11 @@ def packets(mkv, kind="v"):
 class Put:
     """A connection of a producer: `send` pieces, and `acks` are there as they come."""
 
-    def __init__(self, stream, url=plain, kind="ABSOLUTE", start=START, **more):
+    def __init__(self, stream, url=plain, kind="ABSOLUTE", start=f"{START}.000", line="/putMedia", **more):
         at = urllib.parse.urlsplit(url)
         headers = {
             "x-amzn-stream-name": stream, "x-amzn-fragment-timecode-type": kind,
-            "x-amzn-producer-start-timestamp": f"{start}.000", "x-amzn-fragment-acknowledgment-required": "1",
+            "x-amzn-producer-start-timestamp": start, "x-amzn-fragment-acknowledgment-required": "1",
             "transfer-encoding": "chunked", **more}
         request = AWSRequest("POST", f"{url}/putMedia", headers=headers, data=b"")
         SigV4Auth(credentials(), "kinesisvideo", "local-1").add_auth(request)
@@ -75,7 +75,7 @@ class Put:
             self.connection = http.client.HTTPSConnection(at.hostname, at.port, timeout=30, context=trusted)
         else:
             self.connection = http.client.HTTPConnection(at.hostname, at.port, timeout=30)
-        self.connection.putrequest("POST", "/putMedia", skip_accept_encoding=True)
+        self.connection.putrequest("POST", line, skip_accept_encoding=True)
         for name, value in request.headers.items():
             if name.lower() != "host":
                 self.connection.putheader(name, value)
@@ -282,10 +282,20 @@ def what_is_wrong_is_told_by_its_number():
 def times_may_count_from_the_start_of_the_producer():
     make("relative")
     # Its times are from START on, and the producer says that it began at 1000.
-    numbers = persisted(put("relative", film(3), kind="RELATIVE", start=1000))
+    numbers = persisted(put("relative", film(3), kind="RELATIVE", start="1000.000"))
     fragments = archive.list_fragments(StreamName="relative")["Fragments"]
     assert [f["FragmentNumber"] for f in fragments] == numbers
     assert round(fragments[0]["ProducerTimestamp"].timestamp()) == START + 1000
+
+
+@case
+def a_producer_that_names_the_whole_address_and_says_that_it_streams_is_taken():
+    """As the PutMedia client of the SDK for Java 1.12 does; tests/conformance/java has that one itself."""
+    make("java")
+    told = {"x-amz-content-sha256": "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "user-agent": "aws-sdk-java/1.12  NettyPutMedia"}
+    mkv = film(3)
+    acks = put("java", mkv, start="2026-11-20T12:00:00.000Z", line=f"{plain}/putMedia", **told)
+    assert len(persisted(acks)) == 3, acks
 
 
 def names_and_values(document):

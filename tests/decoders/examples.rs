@@ -215,21 +215,21 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
             "111122223333:eu-west-1:orders",
             "1.5 GiB",
         ]),
-        "video_asked" => {
-            let asked = texts(&[
-                "\0from=2026-11-20T12:00:00Z&to=newest&count=5&track=video&format=annexb&gop=keys",
-                "\0_HLS_msn=7&_HLS_part=2&_HLS_skip=YES&window=30&token=a.b.c",
-                "\0timeline=1795176000000.-250&show=number,server&replay=server:60000",
-                "\0from=server:1795176000000&fps=29.97&part_ms=200&follow&meta=1",
-                "\u{1}\u{10}\0\0\0\0\0\0\0bytes=2-5",
-                "\u{1}\u{10}\0\0\0\0\0\0\0bytes=-5",
-                "rtsp://camera.example:8554/live/main",
-                "rtsp://[::1]/a?b#c",
-            ]);
-            let even = |parts: u8, window: u8, of: &[u8]| [&[2, parts, window], &of.repeat(60)[..]].concat();
-            let lists =
-                [even(0, 30, &[10, 50]), even(1, 60, &[10, 10, 4, 10, 4, 10]), even(4, 90, &[0, 9, 139, 3])];
-            asked.into_iter().chain(lists).collect()
+        "video_asked" => texts(&[
+            "\0from=2026-11-20T12:00:00Z&to=newest&count=5&track=video&format=annexb&gop=keys",
+            "\0_HLS_msn=7&_HLS_part=2&_HLS_skip=YES&window=30&token=a.b.c",
+            "\0timeline=1795176000000.-250&show=number,server&replay=server:60000",
+            "\0from=server:1795176000000&fps=29.97&part_ms=200&follow&meta=1",
+            "\u{1}\u{10}\0\0\0\0\0\0\0bytes=2-5",
+            "\u{1}\u{10}\0\0\0\0\0\0\0bytes=-5",
+            "rtsp://camera.example:8554/live/main",
+            "rtsp://[::1]/a?b#c",
+        ]),
+        "video_lists" => {
+            let even = |head: [u8; 4], of: &[u8]| [&head, &of.repeat(24)[..48]].concat();
+            let (plain, parts) =
+                (even([0, 20, 22, 23], &[10, 50]), even([1, 24, 20, 23], &[10, 10, 4, 10, 4, 10]));
+            vec![plain, parts, even([0, 9, 5, 20], &[0, 9, 139, 3])]
         }
         "config" => texts(&[
             "[agent]\nname = \"a\"\n[store]\nurl = \"kinesin://x:1\"\nca = \"ca.pem\"\n[[source.file]]\npaths = [\"*.log\"]\nstream = \"logs\"\npartition_key = \"{host}:{file}\"\n[spool]\ndir = \"spool\"\nmax_bytes = \"1 GiB\"\n",

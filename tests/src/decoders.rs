@@ -40,7 +40,7 @@ use video::{codec, limit, mkv, mux};
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("frame", frame),
     ("batch", batch),
     ("message", message),
@@ -60,6 +60,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("video_mkv", video_mkv),
     ("video_raw", video_raw),
     ("video_asked", video_asked),
+    ("video_lists", video_lists),
 ];
 
 /// Frames, one after the other, and the batch in each.
@@ -231,6 +232,11 @@ pub fn video_asked(bytes: &[u8]) {
         assert!(text.contains(host.rsplit_once(':').map_or("", |(host, _)| host)), "{host}");
         assert_eq!(said, format!("RtspUrl({host})"), "nothing but the host is told");
     }
+}
+
+/// What players are answered: the lists and manifests of anything that may have been filmed.
+pub fn video_lists(bytes: &[u8]) {
+    store::api::video_lists(bytes);
 }
 
 /// An agent's configuration.

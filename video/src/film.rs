@@ -167,7 +167,7 @@ fn config_of(mut moov: Moov, at: u64) -> Result<(Config, Vec<Track>, u64), FilmE
     Ok((Config::new(bytes), tracks, length_ms))
 }
 
-/// What the `mp4` crate divides by, or takes memory for.
+/// What the `mp4` crate divides by, takes memory for, or takes for granted.
 fn check_tables(trak: &Trak, at: u64) -> Result<(), FilmError> {
     let stbl = &trak.mdia.minf.stbl;
     let id = trak.tkhd.track_id;
@@ -176,6 +176,13 @@ fn check_tables(trak: &Trak, at: u64) -> Result<(), FilmError> {
     }
     if stbl.stsc.entries.iter().any(|entry| entry.samples_per_chunk == 0 || entry.first_chunk == 0) {
         return Err(invalid(at, format!("track {id}: chunks without frames")));
+    }
+    let (timed, frames) = (frames_timed(trak), frames_count(trak));
+    if timed < frames || timed >= u64::from(u32::MAX) {
+        return Err(invalid(
+            at,
+            format!("track {id}: times (stts) of {timed} frames, sizes (stsz) of {frames}"),
+        ));
     }
     let largest = match &stbl.stsz.samples {
         mp4_atom::StszSamples::Identical { size, .. } => *size,
@@ -186,6 +193,17 @@ fn check_tables(trak: &Trak, at: u64) -> Result<(), FilmError> {
         return Err(VideoError::TooLarge { what: "a frame", bytes, max }.into());
     }
     Ok(())
+}
+
+fn frames_count(trak: &Trak) -> u64 {
+    match &trak.mdia.minf.stbl.stsz.samples {
+        mp4_atom::StszSamples::Identical { count, .. } => u64::from(*count),
+        mp4_atom::StszSamples::Different { sizes } => sizes.len() as u64,
+    }
+}
+
+fn frames_timed(trak: &Trak) -> u64 {
+    trak.mdia.minf.stbl.stts.entries.iter().map(|entry| u64::from(entry.sample_count)).sum()
 }
 
 fn frames_bytes(trak: &Trak) -> u64 {
@@ -413,6 +431,18 @@ mod tests {
         let mdhd = bytes.windows(4).position(|window| window == b"mdhd").unwrap();
         zero[mdhd - 4..mdhd].fill(0);
         assert!(read(&zero).unwrap_err().to_string().contains("mdhd"), "where the crate would loop for ever");
+    }
+
+    #[test]
+    fn times_of_fewer_frames_than_there_are_sizes_of_are_told_before_anything_is_read() {
+        let made: Vec<Made> = (0..30).map(|n| (3000, 0, n % 10 == 0, vec![n as u8; 100])).collect();
+        let mut bytes = write(&made);
+        let stts = bytes.windows(4).position(|window| window == b"stts").unwrap();
+        // Kind, version and flags, how many entries, and how many frames the first one is for.
+        assert_eq!(bytes[stts + 12..stts + 16], [0, 0, 0, 30]);
+        bytes[stts + 15] = 29;
+        let told = read(&bytes).unwrap_err().to_string();
+        assert!(told.contains("track 1: times (stts) of 29 frames, sizes (stsz) of 30"), "{told}");
     }
 
     /// Boxes that say so many bytes, and nothing in them.

@@ -23,7 +23,7 @@ mod upload;
 pub(crate) mod video;
 
 use counters::Counters;
-pub use video::asked as video_asked;
+pub use video::{asked as video_asked, lists as video_lists};
 
 /// The protocols inside TLS that the listener can pass on.
 pub const ALPN: [&[u8]; 3] = [protocol::native::ALPN, b"h2", b"http/1.1"];

@@ -25,6 +25,8 @@ use crate::harness::process::Process;
 /// Bytes of log in a batch: what an agent makes.
 const BATCH_RAW_BYTES: usize = 1 << 20;
 const READERS: usize = 8;
+/// Of a producer alone and beside them.
+const PAIRS: usize = 7;
 const SHARDS: u32 = 512;
 const READ_BYTES: u32 = 8 << 20;
 
@@ -138,12 +140,12 @@ pub async fn consumers(plan: &Plan) -> io::Result<Figures> {
     // 16 MB/s of log: as much as sixteen shards of Kinesis.
     let every = Duration::from_secs_f64(made.raw_bytes() as f64 / 16e6);
     for is_paced in [true, false] {
-        let mut medians = [Vec::new(), Vec::new()];
-        let mut rates = [0.0, 0.0];
-        // In turn, so that what else the machine does meets both.
-        for round in 0..6 {
-            let readers = if round % 2 == 0 { 0 } else { READERS };
-            let crowd = Crowd::start(&rig, readers).await?;
+        let mut delays = [Vec::new(), Vec::new()];
+        let mut rates = [Vec::new(), Vec::new()];
+        for round in 0..2 * PAIRS {
+            // Alone, with, with, alone: what else the machine does meets both.
+            let place = (round + round / 2) % 2;
+            let crowd = Crowd::start(&rig, place * READERS).await?;
             load.delays.clear();
             let (begin, until) = (clock::now(), clock::now() + part);
             if is_paced {
@@ -152,26 +154,36 @@ pub async fn consumers(plan: &Plan) -> io::Result<Figures> {
                 load.run(8, |_| clock::now() < until).await?;
             }
             let seconds = clock::now().duration_since(begin).as_secs_f64();
-            rates[round % 2] += load.delays.len() as f64 * made.raw_bytes() as f64 / 1e6 / seconds / 3.0;
-            medians[round % 2].push(median_ms(&load.delays));
+            rates[place].push(load.delays.len() as f64 * made.raw_bytes() as f64 / 1e6 / seconds);
+            delays[place].push(median_ms(&load.delays));
             crowd.stop().await?;
         }
-        medians.iter_mut().for_each(|all| all.sort_unstable_by(f64::total_cmp));
         let name = if is_paced { "at 16 MB/s" } else { "as fast as it goes" };
-        figures.push(line(
-            name,
-            format!(
-                "alone {:.0} MB/s, ack p50 {:.2} ms; with {READERS} consumers {:.0} MB/s, {:.2} ms: {:.2} and {:.2} times",
-                rates[0],
-                medians[0][1],
-                rates[1],
-                medians[1][1],
-                rates[1] / rates[0],
-                medians[1][1] / medians[0][1]
-            ),
-        ));
+        figures.push(line(name, beside(&rates, &delays)));
     }
     Ok(figures)
+}
+
+/// In pairs that came one after the other: the machine is not as fast from minute to minute.
+fn beside(rates: &[Vec<f64>; 2], delays: &[Vec<f64>; 2]) -> String {
+    let sorted = |mut all: Vec<f64>| {
+        all.sort_unstable_by(f64::total_cmp);
+        all
+    };
+    let middle = |all: &[f64]| sorted(all.to_vec()).get(all.len() / 2).copied().unwrap_or(0.0);
+    let ratios = sorted(rates[0].iter().zip(&rates[1]).map(|(alone, with)| with / alone).collect());
+    format!(
+        "alone {:.0} MB/s, ack p50 {:.2} ms; with {READERS} consumers {:.0} MB/s, {:.2} ms: {:.2} times ({:.2} to {:.2}, {PAIRS} \
+         pairs) and {:.2} times",
+        middle(&rates[0]),
+        middle(&delays[0]),
+        middle(&rates[1]),
+        middle(&delays[1]),
+        middle(&ratios),
+        ratios.first().copied().unwrap_or(0.0),
+        ratios.last().copied().unwrap_or(0.0),
+        middle(&delays[1]) / middle(&delays[0])
+    )
 }
 
 /// Consumers of the one shard, each with a connection of its own, at its end. On threads of their own, as other programs

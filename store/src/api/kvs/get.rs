@@ -214,10 +214,15 @@ impl Sender {
             let text = fragment_number(number);
             let bytes = match found {
                 Some(found) => {
+                    let server = seconds(found.stored.arrival.0);
+                    let producer = seconds(producer_ms(&found.stored.fragment));
                     let before = [
                         tag("FRAGMENT_NUMBER", text),
-                        tag("SERVER_SIDE_TIMESTAMP", seconds(found.stored.arrival.0)),
-                        tag("PRODUCER_SIDE_TIMESTAMP", seconds(producer_ms(&found.stored.fragment))),
+                        tag("SERVER_SIDE_TIMESTAMP", server.clone()),
+                        tag("PRODUCER_SIDE_TIMESTAMP", producer.clone()),
+                        // The names above are the documented ones, these those that the parser library looks for.
+                        tag("SERVER_TIMESTAMP", server),
+                        tag("PRODUCER_TIMESTAMP", producer),
                     ];
                     document(&self.parts(found, false).await?, &before)?
                 }

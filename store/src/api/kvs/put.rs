@@ -45,18 +45,28 @@ fn of_video(error: &VideoError) -> (u32, &'static str) {
     error.id()
 }
 
+/// Seconds since 1970 are what the producer SDK writes, and a date (ISO 8601) the SDK for Java.
+fn time_ms(text: &str) -> Option<i64> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        let is_valid = (0.0..253_402_300_800.0).contains(&seconds);
+        return is_valid.then(|| (seconds * 1000.0).round() as i64);
+    }
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(time.as_millisecond()).filter(|ms| *ms >= 0)
+}
+
 /// What is added to a cluster's times to have the producer's.
 fn start_ms(headers: &HeaderMap) -> Result<i64> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("x-amzn-fragment-timecode-type") {
         Some("ABSOLUTE") => Ok(0),
         Some("RELATIVE") => {
-            let start = text("x-amzn-producer-start-timestamp").and_then(|text| text.parse::<f64>().ok());
-            let start = start.filter(|seconds| (0.0..253_402_300_800.0).contains(seconds));
-            let start = start.ok_or_else(|| {
-                invalid("x-amzn-producer-start-timestamp: seconds since 1970 were expected, as timecodes are RELATIVE")
-            })?;
-            Ok((start * 1000.0).round() as i64)
+            text("x-amzn-producer-start-timestamp").and_then(time_ms).ok_or_else(|| {
+                invalid(
+                    "x-amzn-producer-start-timestamp: seconds since 1970 or a time such as 2026-11-20T12:00:00.000Z was \
+                     expected, as timecodes are RELATIVE",
+                )
+            })
         }
         other => Err(invalid(format!(
             "x-amzn-fragment-timecode-type is {}: ABSOLUTE and RELATIVE are valid",
@@ -237,6 +247,15 @@ mod tests {
         assert_eq!(idles.load(Ordering::Relaxed), IDLES_MAX - 1);
         drop(to);
         assert_eq!(data_of(&mut body, IDLE, told).await, Ok(None));
+    }
+
+    #[test]
+    fn a_producer_begins_at_a_number_of_seconds_or_at_a_date() {
+        assert_eq!(time_ms("1795176000.25"), Some(1_795_176_000_250));
+        assert_eq!(time_ms("2026-11-20T12:00:00.250Z"), Some(1_795_176_000_250));
+        for wrong in ["", "-1", "NaN", "1e15", "1969-12-31T23:59:59Z", "2026-11-20", "yesterday"] {
+            assert_eq!(time_ms(wrong), None, "{wrong}");
+        }
     }
 
     /// Reaches `ACKS_MAX`.

@@ -108,7 +108,7 @@ pub(in crate::api) async fn picture(
 }
 
 pub(in crate::api) use access::token_for as token;
-pub use asked::asked;
+pub use asked::{asked, lists};
 
 /// A request whose sender is known.
 struct Call {
