@@ -296,6 +296,34 @@ def consumers_are_registered_and_subscribe():
 
 
 @case
+def a_consumer_that_is_registered_anew_is_another_one_and_the_old_subscription_ends():
+    arn = make("anew")
+    first = k.register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]
+    time.sleep(0.2)
+
+    def subscribe(consumer):
+        return k.subscribe_to_shard(
+            ConsumerARN=consumer["ConsumerARN"], ShardId="shardId-000000000000",
+            StartingPosition={"Type": "TRIM_HORIZON"})["EventStream"]
+
+    old = subscribe(first)
+    k.deregister_stream_consumer(ConsumerARN=first["ConsumerARN"])
+    # An ARN tells seconds.
+    time.sleep(1)
+    second = k.register_stream_consumer(StreamARN=arn, ConsumerName="c")["Consumer"]
+    time.sleep(0.2)
+    new = subscribe(second)
+    k.put_record(StreamName="anew", Data=b"x", PartitionKey="a")
+    assert next(event for event in new if event["SubscribeToShardEvent"]["Records"])
+    new.close()
+    try:
+        assert not [event for event in old if event["SubscribeToShardEvent"]["Records"]]
+        raise AssertionError("the old one ended as if there were no more records")
+    except EventStreamError as error:
+        assert error.response["Error"]["Code"] == "ResourceNotFoundException", error
+
+
+@case
 def a_large_answer_has_all_that_fits_and_goes_on_where_it_ended():
     make("large", MaxRecordSizeInKiB=10240)
     wait_active("large")

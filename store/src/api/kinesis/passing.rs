@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocol::bucket::TokenBucket;
 use protocol::name::{StreamKey, StreamName};
 use protocol::sequence::ShardId;
-use protocol::time::Mono;
+use protocol::time::{Mono, UnixMs};
 use tokio::sync::watch;
 
 use crate::service::records::Sketch;
@@ -57,8 +57,8 @@ struct Reads {
 /// A subscription younger than this keeps others away; an older one gives way.
 pub(super) const TAKE_OVER: Duration = Duration::from_secs(5);
 
-/// A shard, and the consumer that it is read for.
-type Place = (StreamKey, String, ShardId);
+/// A shard, and the consumer that it is read for, by its name and when it was registered.
+type Place = (StreamKey, (String, UnixMs), ShardId);
 
 #[derive(Debug)]
 struct Subscriber {
@@ -183,12 +183,12 @@ mod tests {
     #[tokio::test]
     async fn a_new_subscription_keeps_others_away_and_an_older_one_gives_way() {
         let passing = Passing::default();
-        let place = || (StreamKey(1), "c".to_owned(), ShardId(0));
+        let consumer = |name: &str, created| (StreamKey(1), (name.to_owned(), UnixMs(created)), ShardId(0));
+        let place = || consumer("c", 1);
         let first = passing.subscribe(place(), Mono::from_millis(0)).unwrap();
         assert!(passing.subscribe(place(), Mono::from_millis(4999)).is_none());
-        assert!(
-            passing.subscribe((StreamKey(1), "d".to_owned(), ShardId(0)), Mono::from_millis(0)).is_some()
-        );
+        assert!(passing.subscribe(consumer("d", 1), Mono::from_millis(0)).is_some());
+        assert!(passing.subscribe(consumer("c", 2), Mono::from_millis(0)).is_some(), "registered anew");
         let second = passing.subscribe(place(), Mono::from_millis(5000)).unwrap();
         first.taken_over().await;
         // One that has ended keeps nobody away.

@@ -10,6 +10,7 @@ use protocol::kinesis::number::Number;
 use protocol::kinesis::value::Value;
 use protocol::kinesis::{ApiError, event};
 use protocol::sequence::{SequenceNumber, ShardId};
+use protocol::time::UnixMs;
 use tokio::time::timeout;
 
 use super::passing::TAKE_OVER;
@@ -18,6 +19,7 @@ use super::streams::shard_id;
 use super::{Answer, Call, Caller, Found, Kinesis, Result};
 use crate::api::kinesis::http::Encoding;
 use crate::api::pieces::{self, Pieces};
+use crate::catalog::ConsumerEntry;
 
 /// A subscription lasts this long.
 const LIFE: Duration = Duration::from_secs(300);
@@ -32,7 +34,7 @@ const EVENT_MAX: (usize, usize) = (10_000, 1 << 20);
 
 impl Call<'_> {
     pub(super) async fn subscribe_to_shard(&self) -> Result<Answer> {
-        let (found, name, _) = self.consumer()?;
+        let (found, name, ConsumerEntry { created, .. }) = self.consumer()?;
         let text = self.body.str_of("ShardId").unwrap_or_default();
         let id = shard_id(text).filter(|id| found.sketch.shards.1.contains_key(id)).ok_or_else(|| {
             let (stream, account) = (found.name.local(), &self.caller.account);
@@ -44,7 +46,7 @@ impl Call<'_> {
         let kind = position.str_of("Type").unwrap_or_default();
         let (sequence, time) = (position.str_of("SequenceNumber"), position.time_of("Timestamp"));
         let from = self.start(&found, id, shard, kind, sequence, time).await?;
-        let place = (found.name.key(), name.clone(), id);
+        let place = (found.name.key(), (name.clone(), created), id);
         let now = self.api.clock.mono();
         let turn = self.api.passing.subscribe(place, now).ok_or_else(|| {
             let account = &self.caller.account;
@@ -67,6 +69,7 @@ impl Call<'_> {
             caller: self.caller.clone(),
             encoding: self.encoding,
             consumer: name,
+            created,
             found,
             id,
             events,
@@ -103,6 +106,8 @@ struct Subscription {
     caller: Caller,
     encoding: Encoding,
     consumer: String,
+    /// When it was registered: one that is registered later is another one.
+    created: UnixMs,
     found: Found,
     id: ShardId,
     events: Pieces,
@@ -149,6 +154,19 @@ impl Subscription {
         }
     }
 
+    /// The stream as it is now, if it is the same one and the consumer is registered as it was.
+    fn still(&self, call: &Call<'_>) -> Result<Found> {
+        let found = call.find_named(self.found.name.clone())?;
+        let consumer = found.sketch.traits.consumers.get(&self.consumer);
+        if found.sketch.created == self.found.sketch.created
+            && consumer.is_some_and(|entry| entry.created == self.created)
+        {
+            return Ok(found);
+        }
+        let message = format!("Consumer {} of stream {} is gone.", self.consumer, self.found.name.local());
+        Err(ApiError::new("ResourceNotFoundException", message))
+    }
+
     /// The next event, and whether it is the last.
     async fn next(&mut self, from: &mut SequenceNumber) -> Result<(Value<'static>, bool)> {
         self.wait_for_turn().await;
@@ -160,17 +178,12 @@ impl Subscription {
             encoding: self.encoding,
             now: self.api.clock.wall(),
         };
-        // What is registered and how shards lie may have changed meanwhile.
-        let found = call.find_named(self.found.name.clone())?;
-        let same = found.sketch.created == self.found.sketch.created;
-        if !same || !found.sketch.traits.consumers.contains_key(&self.consumer) {
-            let message =
-                format!("Consumer {} of stream {} is gone.", self.consumer, self.found.name.local());
-            return Err(ApiError::new("ResourceNotFoundException", message));
-        }
+        let found = self.still(&call)?;
         let gone = || ApiError::new("ResourceNotFoundException", format!("{} is gone.", self.id));
         let shard = found.sketch.shards.1.get(&self.id).ok_or_else(gone)?;
         let read = call.read(&found, self.id, shard, *from, EVENT_MAX, QUIET_MS).await?;
+        // Whoever is not registered any more gets nothing, and that a shard was divided may be new.
+        let now = self.still(&call)?;
         *from = read.next;
         if let Some(bucket) = &mut self.bucket {
             bucket.take(read.bytes as u64, self.api.clock.mono());
@@ -178,7 +191,6 @@ impl Subscription {
         // The place before the next record: going on after it misses nothing and repeats nothing.
         let reached = Number { place: read.next.0, ..Number::starting(shard.created, self.id) };
         let reached = Number { arrival_s: call.now.0 / 1000, ..reached };
-        let now = call.find_named(self.found.name.clone())?;
         let (children, next) = if read.at_end {
             (children(&now.sketch, self.id), Value::Null)
         } else {
