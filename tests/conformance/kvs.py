@@ -259,6 +259,11 @@ def everything(stream):
     answer = archive.get_media_for_fragment_list(StreamName=stream, Fragments=numbers)
     documents = answer["Payload"].read().split(EBML)[1:]
     assert len(documents) == len(numbers)
+    for number, document in zip(numbers, documents):
+        tags = names_and_values(document)
+        # The first two as they are documented, the others as the parser library for Java looks for them.
+        times = [tags[f"{kind}_TIMESTAMP"] for kind in ("SERVER_SIDE", "PRODUCER_SIDE", "SERVER", "PRODUCER")]
+        assert tags["FRAGMENT_NUMBER"] == number and times[:2] == times[2:], tags
     return [packet for document in documents for packet in packets(EBML + document)]
 
 

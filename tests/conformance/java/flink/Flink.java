@@ -3,7 +3,7 @@
 //
 // KINESIN_DATA, KINESIN_ENDPOINT and KINESIN_PLAIN as in common.py. Arguments: which of `sink`, `source`, `polling` and `efo`; all without
 // any. `plain` has them by HTTP without TLS; `busy` puts records while shards of `source` close, which its version 4.3.0 does not survive: of
-// an answer with a closed shard's last records and no next iterator it reads the shard again (mended in 5.0.0, FLINK-36427).
+// an answer with a closed shard's last records and no next iterator it reads the shard again (FLINK-36427 seems to mend it).
 // Prints a line for each promise and ends with 1 if one is not kept.
 
 import java.io.*;
