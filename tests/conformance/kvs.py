@@ -94,7 +94,8 @@ class Put:
         try:
             for line in iter(self.answer.readline, b""):
                 self.acks.append(json.loads(line))
-        except (OSError, http.client.HTTPException, ValueError):
+        except (AttributeError, OSError, http.client.HTTPException, ValueError):
+            # It was closed meanwhile, by us or by the store.
             pass
 
     def send(self, piece):
