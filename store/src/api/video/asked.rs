@@ -18,8 +18,8 @@ use super::{dash, parse_number};
 use crate::service::segments::{Segment, together};
 use crate::service::video::Stored;
 
-/// No history is longer: seven that are left out and seven that are not say all there is to say.
-const FRAGMENTS: usize = 24;
+/// No history is longer: enough for segments of several parts to be left out, of which six stay.
+const FRAGMENTS: usize = 48;
 /// A line of a playlist is no longer than this, but for what the player sent itself.
 const LINE_BYTES: usize = 200;
 
@@ -117,24 +117,29 @@ fn may_be_behind(text: &str) -> Option<u64> {
     Some(seconds * 1000 / 2)
 }
 
-/// Parts or none, how many are listed, the two moments at which a player asks, and what was filmed: at the second one it hears what it
+/// Parts or none, how many are listed, when a player asks and how much earlier it did before, and what was filmed: now it hears what it
 /// has not heard yet in a delta.
 ///
 /// # Panics
 /// When something does not hold.
 pub fn lists(bytes: &[u8]) {
-    let Some(([parts, window, moments @ ..], rest)) = bytes.split_first_chunk::<4>() else { return };
+    left_out(bytes);
+}
+
+/// Whether the player had something that it was not told again.
+fn left_out(bytes: &[u8]) -> bool {
+    let Some(([parts, window, moments @ ..], rest)) = bytes.split_first_chunk::<4>() else { return false };
     let part_ms = (parts % 2 == 1).then_some(500);
     let stored = filmed(rest, part_ms.is_some());
     if stored.is_empty() {
-        return;
+        return false;
     }
     let window = 2 + usize::from(*window) % FRAGMENTS;
-    let mut moments = moments.map(|moment| 1 + usize::from(moment) % stored.len());
-    moments.sort_unstable();
-    let [then, now] = moments.map(|count| Heard::of(&stored[..count], window, part_ms));
-    heard_again(&then, &now);
+    let now = 1 + usize::from(moments[0]) % stored.len();
+    let then = now.saturating_sub(usize::from(moments[1]) % 8).max(1);
+    let [then, now] = [then, now].map(|count| Heard::of(&stored[..count], window, part_ms));
     manifests(&now.live);
+    heard_again(&then, &now)
 }
 
 /// The whole list at some moment.
@@ -159,18 +164,19 @@ impl Heard {
 }
 
 /// A player that has the list of then asks for what is new.
-fn heard_again(then: &Heard, now: &Heard) {
+fn heard_again(then: &Heard, now: &Heard) -> bool {
     let delta = text(&now.live, Told::Delta);
     let Some(behind_ms) = may_be_behind(&now.full) else {
         assert_eq!(delta, now.full, "nothing to leave out");
-        return;
+        return false;
     };
     assert!(delta.len() < now.full.len() && delta.contains("\n#EXT-X-SKIP:"), "{delta}");
     let before = &then.known;
     let applied = List::read(&delta, Some(before)).map(|list| list.with_maps_of(&now.stored));
     assert!(applied.is_some() || now.at - then.at > behind_ms, "{before:?}\nis not enough for\n{delta}");
-    let same = applied.is_none_or(|applied| applied == now.known);
+    let same = applied.as_ref().is_none_or(|applied| *applied == now.known);
     assert!(same, "{before:?}\nand\n{delta}\nis not\n{}", now.full);
+    applied.is_some()
 }
 
 fn manifests(live: &Live) {
@@ -267,19 +273,22 @@ mod tests {
 
     #[test]
     fn a_delta_and_the_list_before_it_are_the_new_list_in_random_histories() {
-        for seed in 0..6000 {
+        // Without parts, and with them.
+        let mut deltas = [0, 0];
+        for seed in 0..4000 {
             let mut rng = Rng::new(seed);
             let mut bytes: Vec<u8> = (0..4).map(|_| rng.next_u64() as u8).collect();
             // Mostly even, as cameras are; some have all kinds of lengths, other codecs, and gaps.
             let lasts = rng.between(5, 60);
             let odd = rng.below(300);
-            for _ in 0..rng.between(3, FRAGMENTS as u64) {
+            for _ in 0..rng.between(12, FRAGMENTS as u64) {
                 let plain = [10 + rng.below(3) as u8 - u8::from(rng.chance(500)) * 8, lasts as u8];
                 let any = [rng.next_u64() as u8, rng.next_u64() as u8];
                 bytes.extend(if rng.chance(odd) { any } else { plain });
             }
-            lists(&bytes);
+            deltas[usize::from(bytes[0] % 2)] += usize::from(left_out(&bytes));
         }
+        assert!(deltas.iter().all(|count| *count > 40), "{deltas:?} of 4000 were worth it");
     }
 
     #[test]
@@ -289,7 +298,7 @@ mod tests {
         let (full, delta) = (text(&live, Told::All), text(&live, Told::Delta));
         assert!(full.contains("#EXT-X-SERVER-CONTROL:CAN-SKIP-UNTIL=12.000\n"), "{full}");
         assert!(full.contains("#EXT-X-VERSION:7\n") && !full.contains("#EXT-X-SKIP"), "{full}");
-        let head = "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:4\n";
+        let head = "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:28\n";
         assert!(delta.starts_with(head), "{delta}");
         // Seven last longer than six that last as long as the longest may.
         assert!(delta.contains("#EXT-X-SKIP:SKIPPED-SEGMENTS=13\n#EXT-X-PROGRAM-DATE-TIME"), "{delta}");
