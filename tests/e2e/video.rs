@@ -274,6 +274,19 @@ async fn players_get_playlists_segments_and_files_that_seek() {
     tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
     let played = packets(&url);
     assert_eq!((played["video"].len(), played["audio"].len()), (240, packets(&file)["audio"].len()));
+    // Its times are small, and the same ones where it is played as what is live.
+    let probe = ["-v", "error", "-show_entries", "format=start_time", "-of", "csv=p=0", url.as_str()];
+    let first: f64 = String::from_utf8(tool("ffprobe", &probe)).unwrap().trim().parse().unwrap();
+    assert!((first - 36.0 * 3600.0).abs() < 1.0, "{first}");
+    let live = urls.lines().find(|line| line.contains("live.m3u8")).and_then(|line| line.split_once("base="));
+    let from = live.map(|(_, base)| format!("base={base}")).expect("where its times begin");
+    let list = get(&rig, &format!("/v1/video/cam/live.m3u8?window=100&{from}")).await;
+    let vod = get(&rig, "/v1/video/cam/vod.m3u8").await;
+    let segments = |list: Vec<u8>| -> Vec<String> {
+        let lines = String::from_utf8(list).unwrap();
+        lines.lines().filter(|line| line.starts_with("segments/")).map(str::to_owned).collect()
+    };
+    assert_eq!(segments(list), segments(vod));
     let url = format!("{base}/manifest.mpd?to=newest&token={token}");
     tool("ffmpeg", &["-xerror", "-i", &url, "-f", "null", "-"]);
     let played = packets(&url);

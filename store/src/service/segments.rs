@@ -73,6 +73,12 @@ impl Segment {
         self.last().end()
     }
 
+    /// When it was filmed, as its producer says it.
+    #[must_use]
+    pub fn producer_time(&self) -> UnixMs {
+        self.first().fragment.producer_time
+    }
+
     /// What it was made with.
     #[must_use]
     pub fn config(&self) -> &Arc<Config> {

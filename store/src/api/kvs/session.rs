@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::archive::Span;
 use super::{Body, Call, Refusal, Result, as_json, invalid, refusal};
-use crate::service::segments::Segment;
+use crate::api::video::base_s;
 use crate::service::video::At;
 
 /// Seconds.
@@ -44,6 +44,13 @@ const DASH: Protocol = Protocol {
     url: "DASHStreamingSessionURL",
     files: ("manifest.mpd", "manifest.mpd"),
 };
+
+impl Protocol {
+    /// Where the times of a list begin that goes on; a manifest says that itself.
+    fn base(&self, since: UnixMs) -> String {
+        if self.url == HLS.url { format!("base={}&", base_s(since)) } else { String::new() }
+    }
+}
 
 fn nothing() -> Refusal {
     refusal("ResourceNotFoundException", "No fragments were found in the stream for the request.")
@@ -89,13 +96,13 @@ impl Call {
         let query = match self.text("PlaybackMode").unwrap_or("LIVE") {
             "LIVE" => {
                 Span::read(selector, false)?;
-                self.is_live(&stream).await?;
-                format!("{}?window={window}&", protocol.files.0)
+                let since = self.is_live(&stream).await?;
+                format!("{}?window={window}&{}", protocol.files.0, protocol.base(since))
             }
             "LIVE_REPLAY" => {
                 let span = Span::read(selector, false)?;
-                let replay = self.replay(&stream, &span).await?;
-                format!("{}?window={window}&{replay}", protocol.files.0)
+                let (since, replay) = self.replay(&stream, &span).await?;
+                format!("{}?window={window}&{replay}{}", protocol.files.0, protocol.base(since))
             }
             "ON_DEMAND" => {
                 let span = Span::read(selector, true)?;
@@ -118,30 +125,32 @@ impl Call {
         Ok(as_json(&json!({ protocol.url: url })))
     }
 
-    async fn is_live(&self, stream: &StreamName) -> Result<()> {
+    /// When the first of what came lately was filmed.
+    async fn is_live(&self, stream: &StreamName) -> Result<UnixMs> {
         let since = UnixMs(self.shared.clock.wall().0.saturating_sub(LIVE_MS));
         let service = &self.shared.service;
         let at = service.video_place(&self.caller.principal, stream, At::ServerTime(since)).await?;
         let (some, _) = service.fragments(&self.caller.principal, stream, at, 1).await?;
-        if some.is_empty() { Err(nothing()) } else { Ok(()) }
+        some.first().map(|first| first.fragment.producer_time).ok_or_else(nothing)
     }
 
-    /// What is replayed comes as late as it would if it were filmed now.
-    async fn replay(&self, stream: &StreamName, span: &Span) -> Result<String> {
+    /// What is replayed comes as late as it would if it were filmed now; and when the first of it was.
+    async fn replay(&self, stream: &StreamName, span: &Span) -> Result<(UnixMs, String)> {
         if span.from.is_none() {
             return Err(invalid("TimestampRange: a StartTimestamp is needed for LIVE_REPLAY"));
         }
         let (mut all, _) = self.within_span(stream, span, None, REPLAY_FRAGMENTS + 1).await?;
-        let first = all.first().map(Segment::number).ok_or_else(nothing)?;
+        let first = all.first().map(|first| (first.producer_time(), first.number()));
+        let (since, first) = first.ok_or_else(nothing)?;
         let now = self.shared.clock.wall().0;
         // It is the time at which the one after these came, or was begun.
         let until = all.drain(..).nth(REPLAY_FRAGMENTS).map_or(now, |next| match span.by_server {
             true => next.first().arrival.0,
-            false => next.first().fragment.producer_time.0,
+            false => next.producer_time().0,
         });
         let (clock, late) = (clock(span), now.saturating_sub(until));
         let to = span.to.map(|to| format!("&to={clock}:{}", to.0 + 1)).unwrap_or_default();
-        Ok(format!("from={first}&replay={clock}:{late}{to}&"))
+        Ok((since, format!("from={first}&replay={clock}:{late}{to}&")))
     }
 }
 

@@ -14,11 +14,13 @@ use protocol::time::UnixMs;
 use serde_json::json;
 use sha2::Sha256;
 
+use super::listing::base_s;
 use super::{Call, Failure, Query, Result, as_json, failure};
 use crate::api::Shared;
 use crate::api::kinesis::http::Body;
 use crate::auth::keys::AccessKey;
 use crate::principal::{Principal, Role};
+use crate::service::segments::Segment;
 
 /// Seconds that a session lasts: at least, if nothing is said, and at most (as sessions of Kinesis Video Streams).
 const TTL_S: (u64, u64, u64) = (60, 3600, 43_200);
@@ -93,15 +95,19 @@ impl Access {
     }
 
     /// A token for one stream, and the addresses that players want.
-    pub(super) fn session(&self, call: &Call) -> Result<Response<Body>> {
+    pub(super) async fn session(&self, call: &Call) -> Result<Response<Body>> {
         let ttl_s = call.query.number("ttl", TTL_S.0, TTL_S.2)?.unwrap_or(TTL_S.1);
         let Some((id, secret)) = &self.key else { return Err(denied("a session makes no other session")) };
         let expires_s = call.shared.clock.wall().0 / 1000 + ttl_s;
         let token = token(id, secret, call.stream.as_str(), expires_s);
         let at = |path: &str| format!("{}/{}/{path}?token={token}", super::PREFIX, call.stream);
+        // A list that goes on has one base for as long as it is played, also where it has not begun yet.
+        let live = call.live().await.ok();
+        let earliest = live.iter().flat_map(|live| live.all()).map(Segment::producer_time).min();
+        let base_s = base_s(earliest.unwrap_or_else(|| call.shared.clock.wall()));
         Ok(as_json(&json!({
             "token": token, "expires_ms": expires_s * 1000,
-            "live": at("live.m3u8"), "vod": at("vod.m3u8"), "dash": at("manifest.mpd"), "file": at("range.mp4"),
+            "live": format!("{}&base={base_s}", at("live.m3u8")), "vod": at("vod.m3u8"), "dash": at("manifest.mpd"), "file": at("range.mp4"),
             "player": at("player"),
         })))
     }

@@ -51,7 +51,7 @@ fn duration(ms: u64) -> String {
 }
 
 fn begins_ms(segment: &Segment) -> u64 {
-    segment.first().fragment.producer_time.0
+    segment.producer_time().0
 }
 
 fn ends_ms((segment, tracks): &Listed<'_>) -> u64 {

@@ -16,6 +16,7 @@ use crate::service::video::At;
 const WINDOW_DEFAULT: u64 = 6;
 /// A list is made of so many fragments and parts at most.
 const STORED_MAX: usize = 8 * FRAGMENTS_MAX;
+const DAY_S: u64 = 24 * 3600;
 
 /// What a list that is live has.
 #[derive(Debug, Clone)]
@@ -37,6 +38,14 @@ impl Live {
     }
 }
 
+/// Where a player's times may begin that plays from here on: at midnight, a day or two before, so that no segment of the
+/// list comes before it and the addresses of a day are the same for all. Players reckon in floating point: times since 1970
+/// are too large for them to be exact to the microsecond, and hls.js moves a first picture to just before zero, where a
+/// browser drops it, and all that needs it.
+pub(in crate::api) fn base_s(earliest: UnixMs) -> u64 {
+    (earliest.0 / 1000 / DAY_S).saturating_sub(1) * DAY_S
+}
+
 /// How long a segment lasts, in milliseconds, by its first track.
 pub(super) fn lasts_ms(segment: &Segment, tracks: &[Track]) -> u64 {
     let timescale = tracks.first().map_or(1000, |track| track.timescale);
@@ -51,6 +60,13 @@ impl Call {
     /// The query that goes with every address that is listed.
     pub(super) fn token(&self) -> String {
         self.query.get("token").map(|token| format!("?token={token}")).unwrap_or_default()
+    }
+
+    /// The same, where times are told from a base on.
+    pub(super) fn token_from(&self, base_s: Option<u64>) -> String {
+        let token = self.token();
+        let mark = if token.is_empty() { '?' } else { '&' };
+        base_s.map(|base_s| format!("{token}{mark}base={base_s}")).unwrap_or(token)
     }
 
     /// The newest segments, or all from one place on (the newest of those).
@@ -118,4 +134,16 @@ pub(super) fn with_tracks<'a>(segments: impl IntoIterator<Item = &'a Segment>) -
         all.push((segment, tracks));
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_is_a_midnight_a_day_or_two_before() {
+        assert_eq!(base_s(UnixMs(20_000 * DAY_S * 1000)), 19_999 * DAY_S);
+        assert_eq!(base_s(UnixMs(20_001 * DAY_S * 1000 - 1)), 19_999 * DAY_S);
+        assert_eq!([base_s(UnixMs(0)), base_s(UnixMs(1000 * DAY_S))], [0, 0]);
+    }
 }

@@ -109,6 +109,7 @@ pub(in crate::api) async fn picture(
 
 pub(in crate::api) use access::token_for as token;
 pub use asked::{asked, lists};
+pub(in crate::api) use listing::base_s;
 
 /// A request whose sender is known.
 struct Call {
@@ -222,7 +223,7 @@ async fn respond(
     };
     match (&parts.method, &path[1..]) {
         (&Method::POST | &Method::PUT, []) if access.may_write() => ingest::take(call, body).await,
-        (&Method::POST, ["session"]) if access.may_write() => access.session(&call),
+        (&Method::POST, ["session"]) if access.may_write() => access.session(&call).await,
         (&Method::POST | &Method::PUT, _) if !access.may_write() => {
             Err(failure(StatusCode::FORBIDDEN, "a session token is for reading only"))
         }

@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode, header};
 use tokio::time::timeout;
 use video::codec::Track;
 
-use super::listing::{Listed, Live, lasts_ms, with_tracks};
+use super::listing::{Listed, Live, base_s, lasts_ms, with_tracks};
 use super::query::Query;
 use super::segments::PART_WAIT;
 use super::{Body, Call, Result, bad, set, whole};
@@ -71,7 +71,7 @@ impl<'a> Text<'a> {
         if self.before.is_none_or(|before| before.config() != segment.config()) {
             let _ = writeln!(self.text, "#EXT-X-MAP:URI=\"init/{}.mp4{}\"", segment.number(), self.token);
         }
-        let at = time(segment.first().fragment.producer_time.0);
+        let at = time(segment.producer_time().0);
         let _ = writeln!(self.text, "#EXT-X-PROGRAM-DATE-TIME:{at}");
         self.before = Some(segment);
     }
@@ -226,12 +226,16 @@ impl Call {
             Some(awaited) => self.live_with(awaited).await?,
         };
         let told = Told::of(self.query.get("_HLS_skip"));
-        playlist(&write(&live.segments, Some(&live), &self.token(), told)?)
+        let token = self.token_from(self.query.base_s()?);
+        playlist(&write(&live.segments, Some(&live), &token, told)?)
     }
 
     /// From one place to another, and an end.
     pub(super) async fn vod_playlist(&self) -> Result<Response<Body>> {
-        playlist(&write(&self.segments_between().await?, None, &self.token(), Told::All)?)
+        let segments = self.segments_between().await?;
+        let earliest = segments.iter().map(Segment::producer_time).min();
+        let token = self.token_from(self.query.base_s()?.or(earliest.map(base_s)));
+        playlist(&write(&segments, None, &token, Told::All)?)
     }
 
     /// Waits for it; where it does not come, what there is is listed.

@@ -12,7 +12,7 @@ use crate::service::video::At;
 pub(super) struct Query(Vec<(String, String)>);
 
 /// All that any request knows: one that is misspelt is told.
-pub(super) const KNOWN: [&str; 22] = [
+pub(super) const KNOWN: [&str; 23] = [
     "from",
     "to",
     "count",
@@ -31,6 +31,7 @@ pub(super) const KNOWN: [&str; 22] = [
     "part_ms",
     "replay",
     "timeline",
+    "base",
     "show",
     "_HLS_msn",
     "_HLS_part",
@@ -84,6 +85,11 @@ impl Query {
         number
             .map(Some)
             .ok_or_else(|| bad(format!("{name}={text}: a number from {min} to {max} was expected")))
+    }
+
+    /// Where the times of a list's segments begin, in seconds since 1970.
+    pub(super) fn base_s(&self) -> Result<Option<u64>> {
+        self.number("base", 0, u64::from(u32::MAX))
     }
 
     /// How fast pictures come that do not say it themselves; and whether each is of when it came (`fps=live`).

@@ -89,15 +89,25 @@ fn frames_from(frames: &[Frame], tracks: &[Track], base_ms: u64) -> Vec<Frame> {
     frames.iter().map(shifted).collect()
 }
 
+/// The same, in whole seconds; what begins before stays where it is.
+fn frames_after(frames: Vec<Frame>, tracks: &[Track], base_s: u64) -> Vec<Frame> {
+    let scale = |frame: &Frame| tracks.get(usize::from(frame.track)).map_or(1000, |track| track.timescale);
+    if frames.iter().any(|frame| frame.dts < base_s * u64::from(scale(frame))) {
+        return frames;
+    }
+    frames_from(&frames, tracks, base_s * 1000)
+}
+
 fn segment_of(part: &Whole, tracks: &[Track], ids: &[u32], base_ms: u64) -> Result<Vec<u8>> {
     let frames = frames_from(&part.stored.fragment.frames, tracks, base_ms);
     Ok(mux::segment(part.stored.ordinal + 1, ids, &frames, &part.data())?)
 }
 
-/// What was stored in parts, as one segment: of all tracks, or of one.
-fn joined(parts: &[Whole], only: Option<u8>) -> Result<Vec<u8>> {
+/// What was stored in parts, as one segment: of all tracks, or of one, with times from a base on.
+fn joined(parts: &[Whole], only: Option<u8>, base_s: u64) -> Result<Vec<u8>> {
     let Some(first) = parts.first() else { return Err(not_found("no fragment")) };
-    let ids = mux::track_ids(&first.stored.fragment.config)?;
+    let tracks = video::codec::tracks(&first.stored.fragment.config)?;
+    let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
     let (mut frames, mut data): (Vec<Frame>, Vec<&[u8]>) = (Vec::new(), Vec::new());
     for part in parts {
         for (frame, bytes) in part.stored.fragment.frames.iter().zip(part.data()) {
@@ -107,6 +117,7 @@ fn joined(parts: &[Whole], only: Option<u8>) -> Result<Vec<u8>> {
             }
         }
     }
+    let frames = frames_after(frames, &tracks, base_s);
     Ok(mux::segment(first.stored.ordinal + 1, &ids, &frames, &data)?)
 }
 
@@ -236,11 +247,13 @@ impl Call {
         };
         let config = &first.stored.fragment.config;
         let only = self.one_track(config)?;
-        let bytes = joined(parts, only)?;
+        let base_s = self.query.base_s()?;
+        let bytes = joined(parts, only, base_s.unwrap_or(0))?;
         let track = only.map(|track| format!("-{track}")).unwrap_or_default();
+        let base = base_s.map(|base_s| format!("-{base_s}")).unwrap_or_default();
         let (from, to, arrival) = (first.stored.number, last.stored.end(), first.stored.arrival.0);
-        let mut response =
-            self.slice(&format!("\"{from}-{to}-{arrival}{track}\""), "video/iso.segment", bytes);
+        let etag = format!("\"{from}-{to}-{arrival}{track}{base}\"");
+        let mut response = self.slice(&etag, "video/iso.segment", bytes);
         // What plays it goes on with the next one, and initializes where this is another one.
         for (name, value) in [("x-kinesin-next", to.to_string()), ("x-kinesin-config", config.id())] {
             set(&mut response, header::HeaderName::from_static(name), &value);
@@ -334,6 +347,8 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
+    use video::codec::TrackKind;
+
     use super::*;
 
     fn range(text: &str) -> Option<(u64, u64)> {
@@ -344,6 +359,33 @@ mod tests {
             Range::Part(from, to) => Some((from, to)),
             Range::Unsatisfiable => None,
         }
+    }
+
+    #[test]
+    fn times_begin_at_the_base_unless_a_frame_comes_before_it() {
+        let track = |id, timescale| Track {
+            id,
+            kind: TrackKind::Data,
+            timescale,
+            codec: String::new(),
+            width: 0,
+            height: 0,
+            nal_length_bytes: None,
+            parameter_sets: Vec::new(),
+        };
+        let tracks = [track(1, 15_360), track(2, 44_100)];
+        let frame = |track, dts| Frame { track, key: true, dts, duration: 1, offset: 0, size: 1 };
+        let times = |frames: Vec<Frame>, base_s| -> Vec<u64> {
+            frames_after(frames, &tracks, base_s).iter().map(|frame| frame.dts).collect()
+        };
+        let both = || vec![frame(0, 15_360 * 100 + 7), frame(1, 44_100 * 100)];
+        assert_eq!(times(both(), 0), [15_360 * 100 + 7, 44_100 * 100]);
+        assert_eq!(times(both(), 90), [15_360 * 10 + 7, 44_100 * 10]);
+        assert_eq!(times(both(), 100), [7, 0]);
+        assert_eq!(times(both(), 101), [15_360 * 100 + 7, 44_100 * 100]);
+        let sound_first = vec![frame(0, 15_360 * 100), frame(1, 44_100 * 100 - 1)];
+        assert_eq!(times(sound_first, 100), [15_360 * 100, 44_100 * 100 - 1]);
+        assert_eq!(times(both(), u64::from(u32::MAX)), [15_360 * 100 + 7, 44_100 * 100]);
     }
 
     #[test]
