@@ -64,10 +64,12 @@ impl Demuxer {
             Kind::Mp4(demuxer) => return demuxer.push(bytes, out),
             Kind::Mkv(demuxer) => return demuxer.push(bytes, out),
             Kind::Raw(demuxer) => return demuxer.push(bytes, out),
-            Kind::Unknown(begin, _) => begin.extend_from_slice(bytes),
-        }
-        if self.held_bytes() < annexb::SNIFF_BYTES {
-            return Ok(());
+            Kind::Unknown(begin, _) => {
+                begin.extend_from_slice(bytes);
+                if annexb::wants_more(begin) {
+                    return Ok(());
+                }
+            }
         }
         let begin = self.decide();
         self.push(&begin, out)
@@ -148,6 +150,24 @@ mod tests {
             assert!(told(&[0, 0, 1, 0x67, 0x64, 0, 0, 0, 1, 0x41], piece).contains("parameter set"));
             assert_eq!(told(&[], piece), "");
             assert!(told(&mkv[..3], piece).contains("in the middle of a box"));
+        }
+    }
+
+    /// Reaches `ZEROS_MAX` of annexb/mod.rs.
+    #[test]
+    fn a_raw_stream_may_begin_with_zeros_however_they_come_and_not_with_ever_so_many() {
+        const ZEROS_MAX: usize = 64;
+        let pictures = [1, 0x09, 0x10, 0, 0, 1, 0x67, 0x64, 0, 0, 0, 1, 0x41];
+        for piece in [1, 3, 8, 100] {
+            for zeros in [2, 3, 4, 6, 7, 8, ZEROS_MAX] {
+                let said = told(&[&vec![0; zeros][..], &pictures].concat(), piece);
+                assert!(said.contains("parameter set"), "{zeros} in pieces of {piece}: {said}");
+            }
+            for zeros in [0, 1, ZEROS_MAX + 1, 1000] {
+                let said = told(&[&vec![0; zeros][..], &pictures].concat(), piece);
+                assert!(!said.contains("parameter set"), "{zeros} in pieces of {piece}: {said}");
+            }
+            assert!(!told(&[0; 50], piece).is_empty(), "nothing but zeros is nothing");
         }
     }
 }

@@ -71,6 +71,7 @@ pub fn name(kind: [u8; 4]) -> String {
 /// # Errors
 /// When a box does not fit where it is, or there are too many.
 pub fn check(bytes: &[u8], at: u64) -> Result<(), VideoError> {
+    check_groups(bytes, at)?;
     let mut left = BOXES_MAX;
     check_level(bytes, at, BOX_DEPTH_MAX, &mut left)
 }
@@ -97,13 +98,23 @@ fn check_level(mut bytes: &[u8], mut at: u64, depth: usize, left: &mut usize) ->
             };
             check_level(inner, at + start as u64, depth - 1, left)?;
         }
-        if &head.kind == b"sgpd" && groups(&whole[head.head..]) > GROUPS_MAX {
-            return invalid(at, format!("box sgpd: it says that it has more than {GROUPS_MAX} groups"));
-        }
         bytes = &bytes[whole.len()..];
         at += whole.len() as u64;
     }
     Ok(())
+}
+
+/// Descriptions of groups that are empty take no bytes and may be as many as a number can say. They are looked for everywhere, as
+/// parsers read boxes also where this one does not look into: in descriptions of samples, wherever those stand.
+fn check_groups(bytes: &[u8], at: u64) -> Result<(), VideoError> {
+    let kind = b"sgpd";
+    let mut found = bytes.windows(kind.len()).enumerate().filter(|(_, window)| window == kind);
+    let wrong = found.find(|(place, _)| groups(&bytes[place + kind.len()..]) > GROUPS_MAX);
+    wrong.map_or(Ok(()), |(place, _)| {
+        let at = at + (place as u64).saturating_sub(4);
+        let why = format!("box sgpd: it says that it has more than {GROUPS_MAX} groups");
+        Err(VideoError::Invalid { at, why })
+    })
 }
 
 /// How many groups an `sgpd` says that it describes (ISO/IEC 14496-12, 8.9.3): after version and flags, the type, and two
@@ -157,11 +168,18 @@ mod tests {
                     &fields,
                     &[0, (count >> 16) as u8, (count >> 8) as u8, count as u8],
                 ];
-                put(b"moov", &put(b"sgpd", &body.concat()))
+                put(b"sgpd", &body.concat())
             };
-            assert_eq!(check(&groups(65_535), 0), Ok(()));
-            let error = check(&groups(65_536), 0).unwrap_err().to_string();
+            let inside = |count| put(b"moov", &groups(count));
+            assert_eq!(check(&inside(65_535), 0), Ok(()));
+            let error = check(&inside(65_536), 0).unwrap_err().to_string();
             assert!(error.starts_with("byte 8: box sgpd: it says that it has more than 65535"), "{error}");
+            // In the description of a sample, which holds boxes after its fields.
+            let deep =
+                |count| put(b"moov", &put(b"udta", &put(b"mett", &[&[0; 10], &groups(count)[..]].concat())));
+            assert_eq!(check(&deep(65_535), 0), Ok(()));
+            let error = check(&deep(65_536), 0).unwrap_err().to_string();
+            assert!(error.starts_with("byte 34: box sgpd: it says that it has more than 65535"), "{error}");
         }
     }
 

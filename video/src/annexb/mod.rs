@@ -87,11 +87,12 @@ enum Codec {
     H265(H265),
 }
 
-/// Which codec a stream is of that begins so; `None` where it is none of these.
+/// Which codec a stream is of that begins so; `None` where it is none of these. More after [`wants_more`] is false makes no
+/// difference.
 #[must_use]
 pub fn sniff(begin: &[u8]) -> Option<Kind> {
-    let zeros = begin.iter().take_while(|byte| **byte == 0).count();
-    let unit = begin.get(zeros..).filter(|_| zeros >= 2)?.strip_prefix(&[1])?;
+    let zeros = zeros(begin);
+    let unit = begin.get(zeros..).filter(|_| (2..=ZEROS_MAX).contains(&zeros))?.strip_prefix(&[1])?;
     let [head, next, ..] = unit else { return None };
     // H.265 begins with a delimiter, a parameter set or a message (35, 32 to 34, 39), of layer 0, with temporal id 1.
     if matches!(head >> 1, 32..=35 | 39) && *next == 1 {
@@ -101,8 +102,21 @@ pub fn sniff(begin: &[u8]) -> Option<Kind> {
     (head & 0x80 == 0 && matches!(head & 0x1f, 1 | 5..=9)).then_some(Kind::H264)
 }
 
-/// Bytes that [`sniff`] wants: start code, header, and a few zeros before.
-pub const SNIFF_BYTES: usize = 8;
+/// Whether this is too little for [`sniff`]: it wants a start code with all zeros before it (B.1.1), and a header.
+#[must_use]
+pub fn wants_more(begin: &[u8]) -> bool {
+    let zeros = zeros(begin);
+    begin.len() < SNIFF_BYTES || zeros <= ZEROS_MAX && begin.len() < zeros + 3
+}
+
+fn zeros(begin: &[u8]) -> usize {
+    begin.iter().take_while(|byte| **byte == 0).count()
+}
+
+/// Enough to tell where few zeros come first; other containers say in as many what they are.
+const SNIFF_BYTES: usize = 8;
+/// What begins with more zeros than this is no raw stream: encoders write one too many, or four where they align.
+const ZEROS_MAX: usize = 64;
 
 /// Fragments out of the bytes of a raw stream.
 #[derive(Debug)]
