@@ -129,6 +129,7 @@ mod tests {
     use protocol::time::UnixMs;
 
     use super::*;
+    use crate::annexb::ZEROS_MAX;
     use crate::fragment::Clock;
 
     fn told(bytes: &[u8], piece: usize) -> String {
@@ -153,10 +154,9 @@ mod tests {
         }
     }
 
-    /// Reaches `ZEROS_MAX` of annexb/mod.rs.
+    /// Reaches `ZEROS_MAX` of video/src/annexb/mod.rs.
     #[test]
     fn a_raw_stream_may_begin_with_zeros_however_they_come_and_not_with_ever_so_many() {
-        const ZEROS_MAX: usize = 64;
         let pictures = [1, 0x09, 0x10, 0, 0, 1, 0x67, 0x64, 0, 0, 0, 1, 0x41];
         for piece in [1, 3, 8, 100] {
             for zeros in [2, 3, 4, 6, 7, 8, ZEROS_MAX] {
