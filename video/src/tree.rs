@@ -109,10 +109,14 @@ fn check_level(mut bytes: &[u8], mut at: u64, depth: usize, left: &mut usize) ->
 fn check_groups(bytes: &[u8], at: u64) -> Result<(), VideoError> {
     let kind = b"sgpd";
     let mut found = bytes.windows(kind.len()).enumerate().filter(|(_, window)| window == kind);
-    let wrong = found.find(|(place, _)| groups(&bytes[place + kind.len()..]) > GROUPS_MAX);
+    let mut all = 0u64;
+    let wrong = found.find(|(place, _)| {
+        all += u64::from(groups(&bytes[place + kind.len()..]));
+        all > u64::from(GROUPS_MAX)
+    });
     wrong.map_or(Ok(()), |(place, _)| {
         let at = at + (place as u64).saturating_sub(4);
-        let why = format!("box sgpd: it says that it has more than {GROUPS_MAX} groups");
+        let why = format!("box sgpd: with its groups there are more than {GROUPS_MAX}");
         Err(VideoError::Invalid { at, why })
     })
 }
@@ -173,13 +177,23 @@ mod tests {
             let inside = |count| put(b"moov", &groups(count));
             assert_eq!(check(&inside(65_535), 0), Ok(()));
             let error = check(&inside(65_536), 0).unwrap_err().to_string();
-            assert!(error.starts_with("byte 8: box sgpd: it says that it has more than 65535"), "{error}");
+            assert!(
+                error.starts_with("byte 8: box sgpd: with its groups there are more than 65535"),
+                "{error}"
+            );
+            // Also of several together.
+            let two = |count| put(b"moov", &[groups(65_000), groups(count)].concat());
+            assert_eq!(check(&two(535), 0), Ok(()));
+            assert!(check(&two(536), 0).is_err());
             // In the description of a sample, which holds boxes after its fields.
             let deep =
                 |count| put(b"moov", &put(b"udta", &put(b"mett", &[&[0; 10], &groups(count)[..]].concat())));
             assert_eq!(check(&deep(65_535), 0), Ok(()));
             let error = check(&deep(65_536), 0).unwrap_err().to_string();
-            assert!(error.starts_with("byte 34: box sgpd: it says that it has more than 65535"), "{error}");
+            assert!(
+                error.starts_with("byte 34: box sgpd: with its groups there are more than 65535"),
+                "{error}"
+            );
         }
     }
 
