@@ -104,19 +104,21 @@ fn check_level(mut bytes: &[u8], mut at: u64, depth: usize, left: &mut usize) ->
     Ok(())
 }
 
-/// Descriptions of groups that are empty take no bytes and may be as many as a number can say. They are looked for everywhere, as
-/// parsers read boxes also where this one does not look into: in descriptions of samples, wherever those stand.
+/// Descriptions of groups that are empty take no bytes and may be as many as a number can say; here there are no more than bytes
+/// around them. They are looked for everywhere, as parsers read boxes also where this one does not look into: in descriptions
+/// of samples, wherever those stand.
 fn check_groups(bytes: &[u8], at: u64) -> Result<(), VideoError> {
     let kind = b"sgpd";
+    let most = u64::from(GROUPS_MAX).min(bytes.len() as u64);
     let mut found = bytes.windows(kind.len()).enumerate().filter(|(_, window)| window == kind);
     let mut all = 0u64;
     let wrong = found.find(|(place, _)| {
         all += u64::from(groups(&bytes[place + kind.len()..]));
-        all > u64::from(GROUPS_MAX)
+        all > most
     });
     wrong.map_or(Ok(()), |(place, _)| {
         let at = at + (place as u64).saturating_sub(4);
-        let why = format!("box sgpd: with its groups there are more than {GROUPS_MAX}");
+        let why = format!("box sgpd: with its groups there are more than {most}");
         Err(VideoError::Invalid { at, why })
     })
 }
@@ -137,6 +139,13 @@ mod tests {
         out.extend_from_slice(kind);
         out.extend_from_slice(inner);
         out
+    }
+
+    /// The same, with so many bytes of another box after it.
+    fn padded(bytes: &[u8], padding: u32) -> Vec<u8> {
+        let size = padding + 8;
+        let head = [(size >> 24) as u8, (size >> 16) as u8, (size >> 8) as u8, size as u8];
+        [bytes, &head, b"free", &vec![0; padding as usize]].concat()
     }
 
     #[test]
@@ -174,7 +183,7 @@ mod tests {
                 ];
                 put(b"sgpd", &body.concat())
             };
-            let inside = |count| put(b"moov", &groups(count));
+            let inside = |count| padded(&put(b"moov", &groups(count)), 70_000);
             assert_eq!(check(&inside(65_535), 0), Ok(()));
             let error = check(&inside(65_536), 0).unwrap_err().to_string();
             assert!(
@@ -182,14 +191,16 @@ mod tests {
                 "{error}"
             );
             // Also of several together.
-            let two = |count| put(b"moov", &[groups(65_000), groups(count)].concat());
+            let two = |count| padded(&put(b"moov", &[groups(65_000), groups(count)].concat()), 70_000);
             assert_eq!(check(&two(535), 0), Ok(()));
             assert!(check(&two(536), 0).is_err());
             // In the description of a sample, which holds boxes after its fields.
-            let deep =
-                |count| put(b"moov", &put(b"udta", &put(b"mett", &[&[0; 10], &groups(count)[..]].concat())));
-            assert_eq!(check(&deep(65_535), 0), Ok(()));
-            let error = check(&deep(65_536), 0).unwrap_err().to_string();
+            let entry = |count| put(b"mett", &[&[0; 10], &groups(count)[..]].concat());
+            let deep = |count| put(b"moov", &put(b"udta", &entry(count)));
+            assert_eq!(check(&deep(40), 0), Ok(()), "a few may be empty");
+            assert!(check(&deep(100), 0).is_err(), "more than there are bytes");
+            assert_eq!(check(&padded(&deep(65_535), 70_000), 0), Ok(()));
+            let error = check(&padded(&deep(65_536), 70_000), 0).unwrap_err().to_string();
             assert!(
                 error.starts_with("byte 34: box sgpd: with its groups there are more than 65535"),
                 "{error}"
