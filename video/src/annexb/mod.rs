@@ -115,7 +115,7 @@ fn zeros(begin: &[u8]) -> usize {
 
 /// Enough to tell where few zeros come first; other containers say in as many what they are.
 const SNIFF_BYTES: usize = 8;
-/// What begins with more zeros than this is no raw stream: encoders write one too many, or four where they align.
+/// What begins with more zeros than this is taken for no raw stream; the standards allow any number (B.1.1).
 pub(crate) const ZEROS_MAX: usize = 64;
 
 /// Fragments out of the bytes of a raw stream.
