@@ -29,6 +29,10 @@ const IDLES_MAX: u32 = 3;
 const CONNECTION: Duration = Duration::from_secs(45 * 60);
 /// Acknowledgements that wait for a producer that does not read them.
 const ACKS_MAX: usize = 1024;
+/// An acknowledgement, and the end of them, comes so long after the one before.
+const ACK_GAP: Duration = Duration::from_millis(20);
+/// Acknowledgements come apart unless so many wait: whoever sends faster than that reads them as they come.
+const ACKS_APART_MAX: usize = 32;
 /// The tag of a stream whose fragments are to be stored in parts: its value is how long they are, in milliseconds.
 const PART_TAG: &str = "kinesin:part_ms";
 /// For those that wait at the end.
@@ -98,7 +102,9 @@ impl Call {
         let demuxer = Demuxer::by_cluster(u64::from_le_bytes(random), start, part_ms);
         let turn = self.shared.producers.begin(found.name.key(), part_ms);
         let room = Room::new(&self.shared);
-        let (acks, parts) = mpsc::channel(ACKS_MAX);
+        let (acks, waiting) = mpsc::channel(ACKS_MAX);
+        let (apart, parts) = mpsc::channel(1);
+        tokio::spawn(space(waiting, apart, ACK_GAP));
         let run = Run { call: self, found, demuxer, room, acks, wanted, timecode: None, first: None };
         tokio::spawn(Box::pin(run.take(body, turn)));
         Ok(coming(KIND, parts))
@@ -220,6 +226,19 @@ async fn data_of(
     Err(READ_ERROR)
 }
 
+/// The producer SDK (for Java, 1.12.0) no longer knows whose an acknowledgement is that comes with another one in what it reads,
+/// keeps what that says is persisted, and waits for it at the end; and it sees no end that comes with one.
+async fn space(mut waiting: mpsc::Receiver<Bytes>, apart: mpsc::Sender<Bytes>, gap: Duration) {
+    while let Some(ack) = waiting.recv().await {
+        if apart.send(ack).await.is_err() {
+            return;
+        }
+        if waiting.len() < ACKS_APART_MAX {
+            tokio::time::sleep(gap).await;
+        }
+    }
+}
+
 /// Whoever wants every one reads as they come.
 fn tell(acks: &mpsc::Sender<Bytes>, event: &serde_json::Value) {
     let _ = acks.try_send(Bytes::from(event.to_string() + "\n"));
@@ -256,6 +275,35 @@ mod tests {
         for wrong in ["", "-1", "NaN", "1e15", "1969-12-31T23:59:59Z", "2026-11-20", "yesterday"] {
             assert_eq!(time_ms(wrong), None, "{wrong}");
         }
+    }
+
+    /// Reaches `ACKS_APART_MAX`.
+    #[tokio::test]
+    async fn acknowledgements_come_apart_and_so_does_their_end_unless_too_many_wait() {
+        let (acks, waiting) = mpsc::channel(ACKS_MAX);
+        let (apart, mut parts) = mpsc::channel(1);
+        let gap = Duration::from_millis(30);
+        let begun = tokio::time::Instant::now();
+        for n in 0..2 {
+            tell(&acks, &json!(n));
+        }
+        drop(acks);
+        tokio::spawn(space(waiting, apart, gap));
+        for n in 0..3 {
+            assert_eq!(parts.recv().await.is_some(), n < 2);
+            assert!(tokio::time::Instant::now() - begun >= gap * n, "{n}");
+        }
+
+        let (acks, waiting) = mpsc::channel(ACKS_MAX);
+        let (apart, mut parts) = mpsc::channel(1);
+        for n in 0..ACKS_APART_MAX + 3 {
+            tell(&acks, &json!(n));
+        }
+        tokio::spawn(space(waiting, apart, Duration::from_hours(1)));
+        for n in 0..4 {
+            assert_eq!(parts.recv().await, Some(Bytes::from(format!("{n}\n"))));
+        }
+        assert!(timeout(gap, parts.recv()).await.is_err());
     }
 
     /// Reaches `ACKS_MAX`.
