@@ -90,14 +90,12 @@ public final class Producer {
     static final class Told extends DefaultStreamCallbacks {
         final List<String> persisted = Collections.synchronizedList(new ArrayList<>());
         final List<String> errors = Collections.synchronizedList(new ArrayList<>());
-        volatile int dropped;
         volatile boolean closed;
         @Override public void fragmentAckReceived(long handle, KinesisVideoFragmentAck ack) {
             int type = ack.getAckType().getIntType();
             if (type == FragmentAckType.FRAGMENT_ACK_TYPE_PERSISTED) persisted.add(ack.getSequenceNumber());
             if (type == FragmentAckType.FRAGMENT_ACK_TYPE_ERROR) errors.add(ack.getTimestamp() + ": " + ack.getResult());
         }
-        @Override public void droppedFrameReport(long at) { dropped++; }
         @Override public void streamErrorReport(long handle, long at, long status) { errors.add(at + ": 0x" + Long.toHexString(status)); }
         @Override public void streamClosed(long handle) { closed = true; }
     }
@@ -163,6 +161,7 @@ public final class Producer {
         } catch (Throwable failure) {
             System.out.println("FAILED  " + name);
             failure.printStackTrace(System.out);
+            System.exit(1);
         }
     }
 
