@@ -262,7 +262,10 @@ impl Check<'_> {
                 let position = segment.base.plus(at as u64);
                 let damage = scanned.damage.iter().find(|d| d.from <= position && position < d.to);
                 let Some(damage) = damage else {
-                    self.tail(walk, segment, at, bytes.len(), is_last);
+                    let is_reserved = is_last && bytes[at..].iter().all(|byte| *byte == 0);
+                    if !is_reserved {
+                        self.tail(walk, segment, at, bytes.len(), is_last);
+                    }
                     break;
                 };
                 let what = format!("{}: bytes {} to {} are damaged", segment.file, damage.from, damage.to);

@@ -175,7 +175,7 @@ impl Spool {
         settings: Settings,
         new_id: u128,
     ) -> Result<(Spool, Opened), SpoolError> {
-        let log_settings = disk::Settings { segment_bytes_max: settings.segment_bytes };
+        let log_settings = disk::Settings { segment_bytes_max: settings.segment_bytes, reserve_bytes: 0 };
         let (log, recovery) = SegmentLog::open(Arc::clone(&disk), dir, log_settings)?;
         let (mut state, mut opened) = recover::recover(&log, &recovery, new_id)?;
         opened.torn_bytes = recovery.torn_bytes;

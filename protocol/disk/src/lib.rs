@@ -84,6 +84,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Removes an empty folder. Durable after `sync_dir` of the folder above.
     fn remove_dir(&self, dir: &DirName) -> io::Result<()>;
 
+    /// Little by little the file will be appended to until it has `len` bytes: it may be made so long now, with zeros behind
+    /// what was appended, as a file whose length need not change is synced sooner (ext4: 65 us in place of 100). What is
+    /// left of it goes with [`truncate`](Disk::truncate); a process that ends leaves it. Until then [`len`](Disk::len) counts it. A wish: nothing happens where it can't be, or room is short.
+    fn reserve(&self, _file: &FileName, _len: u64) {}
+
     /// Drops the operating system's cached copy, so that the next reads come from the device. What was not yet
     /// synced stays cached, so sync first. Does nothing where the platform has no such call.
     fn forget_cache(&self, file: &FileName) -> io::Result<()>;

@@ -120,7 +120,7 @@ impl MemoryDisk {
     pub fn crash(&self, how: Crash) -> MemoryDisk {
         let mut state = self.lock().clone();
         match how {
-            Crash::Process => {}
+            Crash::Process => state.inodes.values_mut().for_each(Inode::reopen),
             Crash::DropUnsynced => state.lose_power(None, false),
             Crash::KeepAll => state.lose_power(None, true),
             Crash::Seeded(seed) => state.lose_power(Some(Chance::new(seed)), false),
@@ -255,6 +255,18 @@ impl Disk for MemoryDisk {
         let cut = state.inode_of(file).and_then(|inode| inode.truncate(len));
         cut.map_err(|e| named("truncate", file, e))?;
         admit.finish("truncate", file)
+    }
+
+    fn reserve(&self, file: &FileName, len: u64) {
+        let mut state = self.lock();
+        let room = state.room();
+        // Counted like whatever changes something: the machine may stop during it.
+        let Ok(Admit::Whole) = state.admit("reserve", file) else { return };
+        if let Ok(inode) = state.inode_of(file)
+            && len.saturating_sub(inode.len()) <= room
+        {
+            inode.reserve(len);
+        }
     }
 
     fn sync(&self, file: &FileName) -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Read, Seek, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +41,8 @@ struct Handle {
     file: File,
     unsynced: AtomicBool,
     failed: AtomicBool,
+    /// The file is longer than what was appended, which ends where its offset is.
+    reserved: AtomicBool,
 }
 
 /// Open files, the least recently used closed first.
@@ -175,6 +177,12 @@ impl Disk for RealDisk {
         cut.map_err(|e| self.named("truncate", file, e))
     }
 
+    fn reserve(&self, file: &FileName, len: u64) {
+        if let Ok(handle) = self.appender(file, false) {
+            handle.reserve(len);
+        }
+    }
+
     fn sync(&self, file: &FileName) -> io::Result<()> {
         let synced = self.appender(file, false).and_then(|handle| handle.sync());
         synced.map_err(|e| self.named("sync", file, e))
@@ -261,11 +269,48 @@ impl Handle {
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.usable()?;
-        if self.file.metadata()?.len() < len {
+        if self.appended()? < len {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "shorter than the length to cut to"));
         }
         self.unsynced.store(true, Ordering::Release);
-        self.file.set_len(len)
+        self.file.set_len(len)?;
+        if self.reserved.swap(false, Ordering::AcqRel) {
+            (&self.file).seek(SeekFrom::Start(len))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that were appended.
+    fn appended(&self) -> io::Result<u64> {
+        if self.reserved.load(Ordering::Acquire) {
+            (&self.file).stream_position()
+        } else {
+            self.file.metadata().map(|found| found.len())
+        }
+    }
+
+    fn reserve(&self, len: u64) {
+        if self.usable().is_err() {
+            return;
+        }
+        // From now on it is the file's offset that says where its end is.
+        let at_offset = |file: &File, end: u64| {
+            write_at_offset(file)?;
+            (&mut &*file).seek(SeekFrom::Start(end))
+        };
+        let Ok(end) = self.appended() else { return };
+        if !self.reserved.load(Ordering::Acquire) && at_offset(&self.file, end).is_err() {
+            return;
+        }
+        self.reserved.store(true, Ordering::Release);
+        // As long as it was where there is no room, or no such call.
+        let _ = make_longer(&self.file, len);
+    }
+
+    /// Gives back what is reserved; false where it can't be.
+    fn give_back(&self) -> bool {
+        !self.reserved.load(Ordering::Acquire)
+            || self.appended().and_then(|len| self.file.set_len(len)).is_ok()
     }
 
     fn is_idle(&self) -> bool {
@@ -287,7 +332,7 @@ impl OpenFiles {
         }
         self.uses += 1;
         let handle =
-            Arc::new(Handle { file, unsynced: AtomicBool::new(false), failed: AtomicBool::new(false) });
+            Arc::new(Handle { file, unsynced: false.into(), failed: false.into(), reserved: false.into() });
         self.by_name.insert(name.clone(), (Arc::clone(&handle), self.uses));
         handle
     }
@@ -296,7 +341,9 @@ impl OpenFiles {
         // One that somebody else holds is in use this moment; what becomes of it must be remembered.
         let idle =
             self.by_name.iter().filter(|(_, (handle, _))| handle.is_idle() && Arc::strong_count(handle) == 1);
-        let least = idle.min_by_key(|(_, (_, used))| *used).map(|(name, _)| name.clone());
+        let least = idle.min_by_key(|(_, (_, used))| *used);
+        // Whoever opens it again goes on where it ends.
+        let least = least.filter(|(_, (handle, _))| handle.give_back()).map(|(name, _)| name.clone());
         if let Some(name) = least {
             self.by_name.remove(&name);
         }
@@ -362,6 +409,23 @@ fn forget_pages(file: &File) -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 fn forget_pages(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// What is written goes to the file's offset, and no longer to its end.
+fn write_at_offset(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(rustix::fs::fcntl_setfl(file, flags - rustix::fs::OFlags::APPEND)?)
+}
+
+/// With zeros, of which none is written.
+#[cfg(target_os = "linux")]
+fn make_longer(file: &File, len: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn make_longer(_file: &File, _len: u64) -> io::Result<()> {
     Ok(())
 }
 

@@ -5,8 +5,10 @@ mod common;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use common::{Plain, SETTINGS, dir, file, frame, payloads, put};
-use disk::{DirName, Disk, MemoryDisk, Position, RealDisk, SegmentLog, read_all, remove_dir_all, replace};
+use common::{Plain, SETTINGS, dir, file, frame, payloads, put, segment};
+use disk::{
+    DirName, Disk, MemoryDisk, Position, RealDisk, SegmentLog, Settings, read_all, remove_dir_all, replace,
+};
 
 fn on_both(case: impl Fn(Arc<dyn Disk>)) {
     case(Arc::new(MemoryDisk::new(1)));
@@ -104,6 +106,51 @@ fn truncation_cuts_and_never_extends() {
         assert_eq!(read_all(&*disk, &file("x"), 10).unwrap(), b"ab!");
         assert_eq!(disk.truncate(&file("x"), 4).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(disk.len(&file("x")).unwrap(), 3);
+    });
+}
+
+#[test]
+fn what_is_reserved_reads_as_zeros_and_appending_goes_on_where_it_was() {
+    on_both(|disk| {
+        disk.append(&file("x"), b"abc").unwrap();
+        disk.reserve(&file("x"), 100);
+        disk.append_pieces(&file("x"), &[b"d", b"ef"]).unwrap();
+        disk.sync(&file("x")).unwrap();
+        assert_eq!(disk.len(&file("x")).unwrap(), 100);
+        let mut out = [1; 8];
+        disk.read_at(&file("x"), 0, &mut out).unwrap();
+        assert_eq!(&out, b"abcdef\0\0");
+        assert_eq!(disk.read_at(&file("x"), 99, &mut [0; 2]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(disk.truncate(&file("x"), 7).unwrap_err().kind(), ErrorKind::InvalidInput);
+        disk.reserve(&file("x"), 50);
+        disk.truncate(&file("x"), 6).unwrap();
+        disk.append(&file("x"), b"g").unwrap();
+        assert_eq!(read_all(&*disk, &file("x"), 7).unwrap(), b"abcdefg");
+    });
+}
+
+#[test]
+fn a_log_that_grows_little_by_little_is_reserved_for_and_sealed_without() {
+    on_both(|disk| {
+        let settings = Settings { segment_bytes_max: 4096, reserve_bytes: 1000 };
+        let (mut log, _) = SegmentLog::<Plain>::open(Arc::clone(&disk), dir(), settings).unwrap();
+        for n in 0..10 {
+            put(&mut log, &[n; 20]);
+        }
+        let len = |base: u64| disk.len(&segment(base)).unwrap();
+        assert!((log.end().0 + 500..=log.end().0 + 1000).contains(&len(0)), "{} of {}", len(0), log.end());
+        let next = log.roll(&frame(b"head")).unwrap();
+        assert_eq!(len(0), next.0, "what is sealed is as long as what is in it");
+        // The end of a segment is no farther than it may be.
+        for n in 0..100 {
+            put(&mut log, &[n; 20]);
+        }
+        assert!(disk.list(&dir()).unwrap().iter().all(|entry| entry.len <= 4096));
+        let (end, all) = (log.end(), payloads(&log.reader()));
+        drop(log);
+        let (log, recovery) = SegmentLog::<Plain>::open(Arc::clone(&disk), dir(), settings).unwrap();
+        assert_eq!((log.end(), payloads(&log.reader())), (end, all));
+        assert!(recovery.damage.is_empty() && recovery.overlap_bytes == 0);
     });
 }
 

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    Claiming, HEADER, Plain, Rng, build, dir, frame, open, open_as, part, payloads, put, scan_all, segment,
+    Claiming, HEADER, Plain, Rng, SETTINGS, build, dir, frame, open, open_as, part, payloads, put, scan_all,
+    segment,
 };
 use disk::{Crash, Damage, Disk, MemoryDisk, Position, ReadError, SegmentLog, list_segments, scan_segment};
 
@@ -200,7 +201,7 @@ fn cutting_off_lost_bytes_never_goes_back_below_what_was_durable() {
     // The group began before the lost bytes, and what is before it is damaged too: going back would go to `second`.
     let (log, recovery) = open_as::<Claiming>(&disk);
     assert_eq!((log.start(), log.end()), (first, end));
-    assert_eq!((recovery.torn_bytes, recovery.damage.len()), (0, 2));
+    assert_eq!((recovery.torn_bytes, recovery.damage.len()), (SETTINGS.reserve_bytes, 2));
     assert_eq!(payloads(&log.reader()), ["first", "begun", "last"]);
 }
 

@@ -153,7 +153,7 @@ fn other_files_in_the_folder_are_left_alone() {
 #[test]
 fn scans_cross_the_pieces_they_read() {
     let disk = MemoryDisk::new(1);
-    let settings = Settings { segment_bytes_max: 1 << 30 };
+    let settings = Settings { segment_bytes_max: 1 << 30, reserve_bytes: 0 };
     let open = || SegmentLog::<Plain>::open(Arc::new(disk.clone()), dir(), settings).unwrap();
     let (mut log, _) = open();
     let mut bytes = Vec::new();

@@ -226,7 +226,7 @@ impl Catalog {
         view: Option<view::View>,
         now: UnixMs,
     ) -> Result<Catalog, CatalogError> {
-        let settings = Settings { segment_bytes_max: SEGMENT_BYTES_MAX };
+        let settings = Settings { segment_bytes_max: SEGMENT_BYTES_MAX, reserve_bytes: 0 };
         let (mut log, recovery) = SegmentLog::open(disk, dir, settings).map_err(|e| error(&e))?;
         let mut problems: Vec<String> =
             recovery.damage.iter().map(|d| format!("catalog log: {d:?}")).collect();

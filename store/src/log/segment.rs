@@ -26,6 +26,9 @@ const SPARE_HEAD_PART: u64 = 256;
 /// ... and one of at most this many bytes always.
 const SPARE_HEAD_BYTES: usize = 4096;
 
+/// By so much a segment is made longer at once where small batches come: syncing each of them is a third cheaper then.
+const RESERVE_BYTES: u64 = 64 << 10;
+
 /// An index file is never longer than this: a segment of the smallest frames.
 const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -106,7 +109,7 @@ impl SegmentStreamLog {
         head_shards: HeadShards,
         replay: &mut dyn Replay,
     ) -> Result<(SegmentStreamLog, Opened), LogError> {
-        let settings = disk::Settings { segment_bytes_max };
+        let settings = disk::Settings { segment_bytes_max, reserve_bytes: RESERVE_BYTES };
         let failed = |why: String| LogError::Failed { dir: dir.to_string(), why };
         let (log, recovery) =
             SegmentLog::open(disk, dir.clone(), settings).map_err(|e| failed(e.to_string()))?;

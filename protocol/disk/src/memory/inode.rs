@@ -14,6 +14,8 @@ pub(super) struct Inode {
     /// Changes since the last sync, in order: applied to `durable` they give `live`, but for bytes that a failed
     /// sync lost.
     pending: Vec<Change>,
+    /// The file has so many bytes where it is longer than what was appended.
+    reserved: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -24,7 +26,23 @@ enum Change {
 
 impl Inode {
     pub(super) fn len(&self) -> u64 {
+        self.appended().max(self.reserved)
+    }
+
+    fn appended(&self) -> u64 {
         self.live.len() as u64
+    }
+
+    pub(super) fn reserve(&mut self, len: u64) {
+        self.reserved = self.reserved.max(len);
+    }
+
+    /// The process that reserved it is gone: whoever opens it finds zeros.
+    pub(super) fn reopen(&mut self) {
+        let left = std::mem::take(&mut self.reserved).saturating_sub(self.appended());
+        if left > 0 {
+            self.append(&vec![0; left as usize]);
+        }
     }
 
     pub(super) fn live(&self) -> &[u8] {
@@ -32,21 +50,24 @@ impl Inode {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        self.pending.push(Change::Write { offset: self.len(), bytes: bytes.to_vec() });
+        self.pending.push(Change::Write { offset: self.appended(), bytes: bytes.to_vec() });
         self.live.extend_from_slice(bytes);
     }
 
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= self.len());
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(&self.live[offset as usize..end as usize]);
+        out.fill(0);
+        let live = &self.live[(offset as usize).min(self.live.len())..(end as usize).min(self.live.len())];
+        out[..live.len()].copy_from_slice(live);
         Ok(())
     }
 
     pub(super) fn truncate(&mut self, len: u64) -> io::Result<()> {
-        if len > self.len() {
+        if len > self.appended() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        self.reserved = 0;
         self.live.truncate(len as usize);
         self.pending.push(Change::Truncate(len));
         Ok(())
@@ -91,6 +112,7 @@ impl Inode {
 
     /// Leaves what a power cut leaves: chosen by chance, or all or nothing.
     pub(super) fn crash(&mut self, chance: Option<&mut Chance>, keep: bool) {
+        self.reopen();
         let pending = std::mem::take(&mut self.pending);
         match chance {
             None if keep => pending.iter().for_each(|change| apply(&mut self.durable, change)),

@@ -10,6 +10,11 @@ use super::recover::recover;
 use super::{Framing, LogError, OpenError, Position, Recovery, SegmentInfo, Settings, segment_file};
 use crate::{DirName, Disk, FileName};
 
+/// What is appended in pieces of at most so many bytes grows little by little ...
+const LITTLE_BYTES: u64 = 4096;
+/// ... if so many of them come one after the other.
+const LITTLE_APPENDS: u32 = 4;
+
 /// A log in segments, and the only writer of its folder.
 ///
 /// `append` is cheap, [`sync`](Self::sync) is the promise. The log never rolls by itself, because a segment's head
@@ -24,6 +29,10 @@ pub struct SegmentLog<F> {
     end: Position,
     durable_end: Position,
     failed: Option<Arc<str>>,
+    /// How many appends in a row were little.
+    little: u32,
+    /// Bytes that the active segment's file was asked to have; 0 where it was not asked.
+    reserved: u64,
     framing: PhantomData<fn() -> F>,
 }
 
@@ -48,6 +57,8 @@ impl<F: Framing> SegmentLog<F> {
             end,
             durable_end: end,
             failed: None,
+            little: 0,
+            reserved: 0,
             framing: PhantomData,
         };
         Ok((log, recovery))
@@ -68,6 +79,7 @@ impl<F: Framing> SegmentLog<F> {
         );
         let (start, len) = (self.end, pieces.iter().map(|piece| piece.len() as u64).sum::<u64>());
         if len > 0 {
+            self.reserve(len);
             let appended = match pieces {
                 [frames] => self.shared.disk.append(&self.active, frames),
                 pieces => self.shared.disk.append_pieces(&self.active, pieces),
@@ -103,6 +115,7 @@ impl<F: Framing> SegmentLog<F> {
             self.sync()?;
             return Ok(start);
         }
+        self.give_back()?;
         let base = self.end;
         let begun = segment_file(&self.dir, base).and_then(|file| self.begin_segment(file, head));
         let segment = self.remember(begun)?;
@@ -179,6 +192,30 @@ impl<F: Framing> SegmentLog<F> {
     /// A reader that may be cloned and used from anywhere, beside this writer.
     pub fn reader(&self) -> SegmentReader<F> {
         SegmentReader::new(Arc::clone(&self.shared))
+    }
+
+    /// Makes the file longer than it has to be where little is appended each time.
+    fn reserve(&mut self, len: u64) {
+        self.little = if len <= LITTLE_BYTES { self.little.saturating_add(1) } else { 0 };
+        let needed = self.active_len() + len;
+        if self.little <= LITTLE_APPENDS || needed <= self.reserved || self.settings.reserve_bytes == 0 {
+            return;
+        }
+        let reserved = (needed + self.settings.reserve_bytes).min(self.settings.segment_bytes_max);
+        if reserved > needed {
+            self.shared.disk.reserve(&self.active, reserved);
+            self.reserved = reserved;
+        }
+    }
+
+    /// Makes the file as long as what is in it, durably.
+    fn give_back(&mut self) -> Result<(), LogError> {
+        if std::mem::take(&mut self.reserved) > 0 {
+            let disk = &self.shared.disk;
+            let cut = disk.truncate(&self.active, self.active_len()).and_then(|()| disk.sync(&self.active));
+            self.remember(cut)?;
+        }
+        Ok(())
     }
 
     fn begin_segment(&self, file: FileName, head: &[u8]) -> io::Result<SegmentInfo> {

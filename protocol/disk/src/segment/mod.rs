@@ -74,6 +74,8 @@ impl fmt::Display for Position {
 pub struct Settings {
     /// Bytes at which the caller should roll, see [`SegmentLog::needs_roll`].
     pub segment_bytes_max: u64,
+    /// Bytes by which a segment is made longer at once where it grows little by little, see [`Disk::reserve`]; 0 for never.
+    pub reserve_bytes: u64,
 }
 
 /// One segment.
@@ -109,7 +111,8 @@ pub struct Damage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Bytes after the last valid frame that were cut off: what a crash left of writes that were never acknowledged.
-    /// Damage to the very last frames looks the same and is cut off too, which is why it is counted.
+    /// Damage to the very last frames looks the same and is cut off too, which is why it is counted; and so does what
+    /// was reserved.
     pub torn_bytes: u64,
     /// Ranges that are lost in the verified segment, and gaps between segments.
     pub damage: Vec<Damage>,

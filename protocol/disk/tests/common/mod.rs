@@ -74,7 +74,7 @@ pub fn segment(base: u64) -> FileName {
     dir().file(&format!("{base:020}.log")).unwrap()
 }
 
-pub const SETTINGS: Settings = Settings { segment_bytes_max: SEGMENT_BYTES_MAX };
+pub const SETTINGS: Settings = Settings { segment_bytes_max: SEGMENT_BYTES_MAX, reserve_bytes: 600 };
 
 pub fn open(disk: &MemoryDisk) -> (SegmentLog<Plain>, Recovery) {
     open_as(disk)
