@@ -13,6 +13,7 @@ use store::check::{self, Report, Severity};
 use store::clock::Clock;
 use store::principal::{Principal, Role};
 use store::service::{Service, Settings};
+use store::shard::driver::CommitOn;
 use tokio::sync::mpsc;
 
 fn admin() -> Principal {
@@ -40,7 +41,7 @@ async fn folder() -> tempfile::TempDir {
         let header = Header { stream: name.key(), producer_id: 7, producer_sequence: i, ..Header::default() };
         let mut frame = Vec::new();
         builder.seal(header, &mut Compressor::new(Codec::None), &mut frame);
-        service.append(&session, &frame, &acks).unwrap();
+        service.append(&session, &frame, &acks, CommitOn::Pool).unwrap();
         answers.recv().await.unwrap();
         if i == 50 {
             service.split_shard(&admin(), &name, ShardId(0), None).await.unwrap();

@@ -18,6 +18,7 @@ use store::check::{self, Report, Severity};
 use store::clock::Clock;
 use store::principal::{Principal, Role};
 use store::service::{Service, Settings};
+use store::shard::driver::CommitOn;
 use tokio::sync::mpsc;
 
 const STREAMS: [&str; 3] = ["logs", "one", "empty"];
@@ -49,7 +50,7 @@ async fn put(service: &Service, name: &StreamName, producer: u128, number: u64, 
         Header { stream: name.key(), producer_id: producer, producer_sequence: number, ..Header::default() };
     let mut frame = Vec::new();
     builder.seal(header, &mut Compressor::new(Codec::None), &mut frame);
-    service.append(&session, &frame, &acks).unwrap();
+    service.append(&session, &frame, &acks, CommitOn::Pool).unwrap();
     matches!(answers.recv().await.unwrap().outcome, protocol::outcome::Outcome::Stored { .. })
 }
 

@@ -17,6 +17,7 @@ use store::clock::Clock;
 use store::principal::{Principal, Role};
 use store::service::video::Kept;
 use store::service::{Service, Session, Settings};
+use store::shard::driver::CommitOn;
 use tokio::sync::mpsc;
 use video::cut::Cut;
 use video::fragment::{Clock as WhoseClock, Config, Follows, Fragment, Frame as Picture};
@@ -71,7 +72,7 @@ impl Rig {
 
     async fn append(&mut self, producer_sequence: u64, records: &[(&str, &str)]) -> Outcome {
         let frame = self.frame(producer_sequence, records);
-        self.service.append(&self.session, &frame, &self.acks.0).unwrap();
+        self.service.append(&self.session, &frame, &self.acks.0, CommitOn::Pool).unwrap();
         self.acks.1.recv().await.unwrap().outcome
     }
 
@@ -128,6 +129,29 @@ async fn acknowledged_records_are_there_after_reopening_and_over_many_segments()
         }
     }
     assert!(dir.path().join("streams/000000").read_dir().unwrap().count() > 4, "several segments");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lone_writer_is_answered_where_its_batch_came_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.create(1, unlimited()).await;
+    let (mut want, mut at_once) = (Vec::new(), 0);
+    for i in 1..=500u64 {
+        want.push(format!("record {i}"));
+        let frame = rig.frame(i, &[("k", &want[want.len() - 1])]);
+        rig.service.append(&rig.session, &frame, &rig.acks.0, CommitOn::Caller).unwrap();
+        let ack = rig.acks.1.try_recv().inspect(|_| at_once += 1);
+        let ack = if let Ok(ack) = ack { ack } else { rig.acks.1.recv().await.unwrap() };
+        assert_eq!(stored(&ack.outcome), 1);
+    }
+    // How many is the disk's matter; of one that always takes long, none.
+    println!("{at_once} of 500 were answered before the call came back");
+    rig.service.close().await;
+    drop(rig);
+    let rig = Rig::open(dir.path());
+    assert_eq!(rig.service.problems(), Vec::<String>::new());
+    assert_eq!(rig.read_all(0).await, want);
 }
 
 #[tokio::test]
@@ -413,7 +437,7 @@ async fn more_producers_than_are_kept_at_hand_are_let_in_and_an_older_epoch_stil
     rig.service.begin_session(&admin(), Some(Producer { epoch: 2, ..PRODUCER })).unwrap();
     let newer = rig.service.begin_session(&admin(), Some(Producer { epoch: 2, ..PRODUCER })).unwrap();
     let frame = rig.frame(2, &[("k", "two")]);
-    rig.service.append(&newer, &frame, &rig.acks.0).unwrap();
+    rig.service.append(&newer, &frame, &rig.acks.0, CommitOn::Pool).unwrap();
     stored(&rig.acks.1.recv().await.unwrap().outcome);
     // The memory of epochs is full and begins anew.
     for id in 0..100_001u128 {
@@ -422,7 +446,7 @@ async fn more_producers_than_are_kept_at_hand_are_let_in_and_an_older_epoch_stil
     // What it has forgotten, the log has not.
     let old = rig.service.begin_session(&admin(), Some(PRODUCER)).unwrap();
     let frame = rig.frame(3, &[("k", "three")]);
-    rig.service.append(&old, &frame, &rig.acks.0).unwrap();
+    rig.service.append(&old, &frame, &rig.acks.0, CommitOn::Pool).unwrap();
     let outcome = rig.acks.1.recv().await.unwrap().outcome;
     assert!(!matches!(outcome, Outcome::Stored { .. }), "{outcome:?}");
 }

@@ -26,7 +26,7 @@ use crate::log::LogError;
 use crate::log::segment::SegmentStreamLog;
 use crate::principal::Principal;
 use crate::retain::ClockWatch;
-use crate::shard::driver::{Gate, StateReplay, Stream, head_shards};
+use crate::shard::driver::{CommitOn, Gate, StateReplay, Stream, head_shards};
 
 mod breaks;
 mod closing;
@@ -264,12 +264,18 @@ impl Service {
     }
 
     /// Takes one frame as it came from the wire. Checks it, orders it, and answers on `acks` once it is durable
-    /// (or at once where it is not kept). Does not block on the disk.
+    /// (or at once where it is not kept). Does not block on the disk, unless it is told that the caller may.
     ///
     /// # Errors
     /// When the bytes are no valid data frame, or of another producer: the caller closes the connection with
     /// that reason.
-    pub fn append(&self, session: &Session, frame: &[u8], acks: &AckSink) -> Result<(), CallError> {
+    pub fn append(
+        &self,
+        session: &Session,
+        frame: &[u8],
+        acks: &AckSink,
+        on: CommitOn,
+    ) -> Result<(), CallError> {
         let bad = |why: String| {
             self.inner.bad_batches.fetch_add(1, Ordering::Relaxed);
             call_error(CallErrorCode::Invalid, why)
@@ -291,7 +297,7 @@ impl Service {
         };
         let mut batch: Batch<'_> = BATCH.take();
         let opened = batch.open_in_place(header, frame.payload).map_err(|e| bad(e.to_string()));
-        let checked = opened.map(|()| stream.append(&frame, &batch, epoch, acks));
+        let checked = opened.map(|()| stream.append(&frame, &batch, epoch, acks, on));
         BATCH.set(batch.emptied(BATCH_BYTES_KEPT));
         checked
     }

@@ -3,6 +3,7 @@
 //!
 //! One commit at a time and stream, on the runtime's pool of blocking threads; while it runs, the next group
 //! collects. So the number of commits adapts to the disk by itself (group commit), with no waiting on purpose.
+//! A lone writer's commit may run where its batch came, which saves two threads' waking up.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,12 +17,14 @@ use protocol::outcome::{Ack, Outcome};
 use protocol::sequence::{SequenceNumber, ShardId};
 use protocol::stream::StreamConfig;
 use protocol::time::{Mono, UnixMs};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::busy::Busy;
 pub use super::commit::ShardMap;
 use super::commit::{Committer, Work, gone, map_of};
 use super::group::Group;
+use super::lone::Lone;
 use super::sequencer::{Decision, Load, NewRecord, Now, Placed, Plain, Sequencer};
 use super::state::StreamState;
 use crate::clock::Clock;
@@ -36,6 +39,16 @@ const FREE_HYSTERESIS: u64 = 2;
 /// How long a client waits that was turned away because the store is full or stopping, in milliseconds.
 const BUSY_RETRY_MS: u32 = 200;
 
+/// Where a commit runs that a batch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitOn {
+    /// A thread of the runtime's pool for what blocks.
+    Pool,
+    /// The caller's, which has nothing else to do until it is done: where batches have come one by one for a while, and a
+    /// commit is quick. Otherwise, and on a thread that must not block, the pool's.
+    Caller,
+}
+
 /// What all streams of a store share: memory that waits for commits, and whether writing may go on.
 #[derive(Debug)]
 pub struct Gate {
@@ -46,6 +59,12 @@ pub struct Gate {
     disk_full: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
     busy: Mutex<Busy>,
+}
+
+/// Whether this thread may block without keeping others from running.
+fn may_block() -> bool {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    matches!(flavor, Ok(RuntimeFlavor::MultiThread))
 }
 
 impl Gate {
@@ -159,6 +178,7 @@ struct Core {
     committer: Committer<Waiting>,
     /// Absent while a commit runs, and for good after a failure or after closing.
     log: Option<Box<dyn StreamLog>>,
+    lone: Lone,
 }
 
 struct Inner {
@@ -202,7 +222,11 @@ impl Stream {
         let inner = Inner {
             reader: log.reader(),
             map: RwLock::new(map_of(&state)),
-            core: Mutex::new(Core { committer: Committer::new(state, config), log: Some(log) }),
+            core: Mutex::new(Core {
+                committer: Committer::new(state, config),
+                log: Some(log),
+                lone: Lone::default(),
+            }),
             committed: watch::channel(0).0,
             gate,
             clock,
@@ -241,7 +265,14 @@ impl Stream {
     }
 
     /// Decides about a batch that was opened and found good; answers on `acks`, now or when it is durable.
-    pub fn append(&self, frame: &Frame<'_>, batch: &Batch, epoch: u32, acks: &mpsc::UnboundedSender<Ack>) {
+    pub fn append(
+        &self,
+        frame: &Frame<'_>,
+        batch: &Batch,
+        epoch: u32,
+        acks: &mpsc::UnboundedSender<Ack>,
+        on: CommitOn,
+    ) {
         let now = self.now();
         let header = &frame.header;
         let bytes = header.total_len as usize;
@@ -263,7 +294,7 @@ impl Stream {
             Decision::WhenDurable(outcome) => {
                 self.inner.gate.take(group.len() - before);
                 group.wait(Waiting::Ack(acks.clone(), Ack::to(header, outcome)));
-                self.kick(core);
+                self.begin_commit(core, on);
             }
         }
     }
@@ -345,11 +376,32 @@ impl Stream {
     }
 
     /// Starts a commit unless one is running: then it goes on with the next group by itself.
-    fn kick(&self, mut core: MutexGuard<'_, Core>) {
+    fn kick(&self, core: MutexGuard<'_, Core>) {
+        self.begin_commit(core, CommitOn::Pool);
+    }
+
+    fn begin_commit(&self, mut core: MutexGuard<'_, Core>, on: CommitOn) {
         let Some(log) = core.log.take() else { return };
+        let is_alone = core.committer.group.waiting().len() == 1 && core.lone.is_lone();
         drop(core);
+        if on == CommitOn::Caller && is_alone && may_block() {
+            return tokio::task::block_in_place(|| self.commit_one(log));
+        }
         let stream = self.clone();
         self.inner.runtime.spawn_blocking(move || stream.commit_all(log));
+    }
+
+    /// One group. What has collected meanwhile is the pool's.
+    fn commit_one(&self, mut log: Box<dyn StreamLog>) {
+        let mut group = Group::default();
+        self.inner.gate.busy().handle_begin(self.inner.clock.mono());
+        let work = self.next_work(&mut group, &*log);
+        let done = work.map_or(Ok(()), |work| self.commit(&mut log, &mut group, &work));
+        self.inner.gate.busy().handle_end(self.inner.clock.mono());
+        match done {
+            Ok(()) => self.rest(log),
+            Err(error) => self.inner.gate.fail(error.to_string()),
+        }
     }
 
     fn commit_all(&self, mut log: Box<dyn StreamLog>) {
@@ -379,8 +431,11 @@ impl Stream {
         group: &mut Group<Waiting>,
         work: &Work,
     ) -> Result<(), crate::log::LogError> {
+        let begun = self.inner.clock.mono();
         work.append(&mut **log, group)?;
         work.sync(&mut **log)?;
+        let took = self.inner.clock.mono().since(begun);
+        lock(&self.inner.core).lone.handle_commit(group.waiting().len(), took);
         if let Some(map) = &work.map {
             *self.inner.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(map);
         }

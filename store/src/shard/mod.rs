@@ -9,5 +9,6 @@ pub mod busy;
 pub mod commit;
 pub mod driver;
 pub mod group;
+mod lone;
 pub mod sequencer;
 pub mod state;

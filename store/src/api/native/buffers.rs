@@ -90,6 +90,11 @@ impl Inbox {
         Ok(Next::More)
     }
 
+    /// Whether nothing came that was not taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.large.is_none() && self.start == self.end
+    }
+
     /// Bytes of a message that was admitted and has not come whole.
     pub(crate) fn admitted(&self) -> Option<(Type, usize)> {
         self.large.as_ref().map(|large| (large.kind, large.len))

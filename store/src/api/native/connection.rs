@@ -27,6 +27,7 @@ use crate::api::counters::Reason;
 use crate::api::{Limits, Shared};
 use crate::principal::Role;
 use crate::service::{AckSink, Session};
+use crate::shard::driver::CommitOn;
 
 /// While more than this waits to be sent, nothing is read and no answer is taken.
 const OUT_BYTES_MAX: usize = 1 << 20;
@@ -331,10 +332,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
                 End::refused(Reason::Denied, "a client without a certificate may only enrol")
             });
         }
+        // Whoever waits for each answer before the next batch is served best where it is.
+        let is_lone = self.unanswered.is_empty() && self.calls.is_empty() && self.wire.inbox.is_empty();
+        let on = if is_lone { CommitOn::Caller } else { CommitOn::Pool };
         let batch = Unanswered::of(&frame);
         self.unanswered_bytes += batch.bytes;
         self.unanswered.push_back(batch);
-        let taken = self.shared.service.append(&self.session, &frame, &self.acks);
+        let taken = self.shared.service.append(&self.session, &frame, &self.acks, on);
         taken.map_err(|e| End::refused(Reason::BadFrame, e))
     }
 
