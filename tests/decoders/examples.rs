@@ -231,6 +231,31 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
                 (even([0, 20, 22, 23], &[10, 50]), even([1, 24, 20, 23], &[10, 10, 4, 10, 4, 10]));
             vec![plain, parts, even([0, 9, 5, 20], &[0, 9, 139, 3])]
         }
+        "video_ts" => {
+            let films =
+                [&include_bytes!("../fuzz/examples/h264.ts")[..], include_bytes!("../fuzz/examples/h265.ts")];
+            let whole = |(n, film): (usize, &[u8])| {
+                let packets = film.chunks(188).skip(3).flat_map(|packet| packet[1..].to_vec());
+                [n as u8 | 2].into_iter().chain(packets).collect()
+            };
+            films.into_iter().enumerate().map(whole).collect()
+        }
+        "video_camera" => {
+            // Described; a second of pictures, of which the first is a key frame; its clock; pictures; another clock; pictures.
+            let film = |tracks: u8, described: &[u8]| {
+                let pictures =
+                    |track: u8| (0..30).flat_map(move |n| [track << 6 | u8::from(n == 0) << 3, 10, 40]);
+                let report = |ms: i16| [&[13u8][..], &ms.to_le_bytes()].concat();
+                let mut said = [&[tracks], described].concat();
+                said.extend(pictures(0));
+                said.extend(report(20));
+                said.extend((1..=tracks).flat_map(pictures).chain(pictures(0)));
+                said.extend(report(9_000));
+                said.extend(pictures(0));
+                said
+            };
+            vec![film(0, &[6, 0]), film(1, &[6, 0, 6 | 1 << 6, 1]), film(0, &[6, 2])]
+        }
         "config" => texts(&[
             "[agent]\nname = \"a\"\n[store]\nurl = \"kinesin://x:1\"\nca = \"ca.pem\"\n[[source.file]]\npaths = [\"*.log\"]\nstream = \"logs\"\npartition_key = \"{host}:{file}\"\n[spool]\ndir = \"spool\"\nmax_bytes = \"1 GiB\"\n",
         ]),

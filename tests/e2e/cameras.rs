@@ -128,6 +128,30 @@ async fn a_film_that_is_kept_is_taken_once_and_one_that_cannot_be_read_stays_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn matroska_and_transport_streams_in_a_folder_arrive_whole_and_are_deleted_then() {
+    let Some(rig) = rig().await else { return };
+    let words = format!("{PICTURES} -t 3 -c:v libx264 -preset veryfast -bf 2 -g 30");
+    let fragmented = film(&rig, "film.mp4", &words);
+    let kinds = [("mkv", "-f matroska"), ("ts", "-f mpegts"), ("m2ts", "-f mpegts -mpegts_m2ts_mode 1")];
+    let _agent = rig.agent("truck", &folder(&rig, "files = \"a.*\"\nafter = \"delete\"\n"));
+    let mut want = Vec::new();
+    for (kind, words) in kinds {
+        let to = rig.path("remuxed").display().to_string();
+        let mut remux = vec!["-i", &fragmented, "-c", "copy"];
+        remux.extend(words.split_whitespace().chain(["-y", &to]));
+        tool("ffmpeg", &remux);
+        finish(&rig, &to, &format!("a.{kind}"));
+        want.extend(sizes_of_film(&fragmented));
+        wait_until("all frames", || sizes(&rig, "dashcam").len() == want.len());
+        wait_until("an empty folder", || left(&rig) == 0);
+    }
+    assert_eq!(sizes(&rig, "dashcam"), want);
+    let clip = rig.path("clip.mp4").display().to_string();
+    rig.kinesin(&format!("video clip dashcam -o {clip}"));
+    tool("ffmpeg", &["-xerror", "-i", &clip, "-f", "null", "-"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn films_of_other_kinds_are_read_by_a_command() {
     let Some(rig) = rig().await else { return };
     let words = format!("{PICTURES} -t 3 -c:v libx264 -preset veryfast -bf 2 -g 30");

@@ -179,6 +179,53 @@ async fn every_frame_of_matroska_comes_back_as_ffprobe_saw_it() {
     }
 }
 
+/// A transport stream has the frames of the film that it was made of, to the byte, and its times.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_frame_of_a_transport_stream_comes_back_as_its_film_had_it() {
+    let Some(rig) = rig().await else { return };
+    let (h264, h265) =
+        ("-c:v libx264 -preset veryfast", "-c:v libx265 -x265-params log-level=none:keyint=30");
+    for (name, words) in [
+        ("ts-h264", format!("{PICTURES} -t 5 {h264} -bf 0 -g 30")),
+        ("ts-h264-b-aac", format!("{PICTURES} {SOUND} -t 6 {h264} -bf 3 -g 60 -c:a aac")),
+        ("ts-h265-aac", format!("{PICTURES} {SOUND} -t 4 {h265} -tag:v hvc1 -c:a aac")),
+        ("ts-sound", format!("{SOUND} -t 9 -c:a aac -frag_duration 1000000")),
+    ] {
+        let film = film(&rig, &format!("{name}.mp4"), &words);
+        let file = rig.path("film.ts").display().to_string();
+        tool("ffmpeg", &["-i", &film, "-c", "copy", "-f", "mpegts", "-y", &file]);
+        for layout in ["", "-recorder"] {
+            let stream = format!("{name}{layout}");
+            if !layout.is_empty() {
+                // With four bytes before each packet, as recorders write them.
+                let packets = std::fs::read(&file).unwrap();
+                let packets = packets.chunks(188).flat_map(|packet| [&[0; 4], packet].concat());
+                std::fs::write(&file, packets.collect::<Vec<u8>>()).unwrap();
+            }
+            rig.kinesin(&format!("video put {stream} {file} --producer-time {NOON} --quiet"));
+            let clip = rig.path("clip.mp4").display().to_string();
+            rig.kinesin(&format!("video clip {stream} -o {clip}"));
+            let (before, after) = (shown(&film), shown(&clip));
+            assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "{stream}");
+            for (kind, before) in &before {
+                let data = |all: &[(i64, u64, bool, String)]| -> Vec<_> {
+                    all.iter().map(|packet| (packet.1, packet.2, packet.3.clone())).collect()
+                };
+                assert_eq!(data(&after[kind]), data(before), "{stream}: {kind}");
+                let times = |all: &[(i64, u64, bool, String)], unit: i64| -> Vec<i64> {
+                    let first = all.iter().map(|packet| packet.0).min().unwrap();
+                    all.iter().map(|packet| (packet.0 - first) / unit).collect()
+                };
+                // A picture is 512 units long in the film, and 3000 in the stream.
+                let units = if kind == "video" { (512, 3000) } else { (1, 1) };
+                assert_eq!(times(&after[kind], units.1), times(before, units.0), "{stream}: {kind}");
+            }
+            tool("ffmpeg", &["-xerror", "-i", &clip, "-f", "null", "-"]);
+            assert_eq!(rig.kinesin(&format!("video gaps {stream}")), "nothing is missing\n", "{stream}");
+        }
+    }
+}
+
 /// The packets of a file in their order: presentation time, size, key flag, hash.
 fn shown(path: &str) -> BTreeMap<String, Vec<(i64, u64, bool, String)>> {
     let words = ["-show_packets", "-show_data_hash", "md5", "-of", "json", path];

@@ -34,13 +34,13 @@ use video::cut::{Cut, Cutter};
 use video::describe::Kind;
 use video::film::Film;
 use video::fragment::{Clock, Config as VideoConfig, Fragment};
-use video::{codec, limit, mkv, mux};
+use video::{codec, limit, mkv, mux, ts};
 
 /// A decoder, behind a function that takes anything.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("frame", frame),
     ("batch", batch),
     ("message", message),
@@ -61,6 +61,8 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("video_raw", video_raw),
     ("video_asked", video_asked),
     ("video_lists", video_lists),
+    ("video_camera", video_camera),
+    ("video_ts", video_ts),
 ];
 
 /// Frames, one after the other, and the batch in each.
@@ -237,6 +239,65 @@ pub fn video_asked(bytes: &[u8]) {
 /// What players are answered: the lists and manifests of anything that may have been filmed.
 pub fn video_lists(bytes: &[u8]) {
     store::api::video_lists(bytes);
+}
+
+/// What a camera says by RTSP once its packets are frames: descriptions, frames and clocks in any order.
+pub fn video_camera(bytes: &[u8]) {
+    let (cuts, came) = agent::source::video::camera_said(bytes);
+    let kept: u64 = cuts.iter().map(|cut| cut.data.len() as u64).sum();
+    assert!(kept <= came, "{kept} bytes of {came}");
+    // What else fragments have to be, `video_demux` looks at.
+    assert!(cuts.iter().all(|cut| cut.fragment.data_bytes() == cut.data.len() as u64));
+}
+
+/// Packets of a transport stream. The first byte chooses a program, or that the rest is packets as it is, of which only the
+/// first byte of each is put right; else each packet has a byte that says of which stream it is, whether a frame begins in it
+/// and when, and how much of what follows it has.
+pub fn video_ts(bytes: &[u8]) {
+    let Some((program, mut rest)) = bytes.split_first() else { return };
+    let mut stream = TS_TABLES[usize::from(program % 2)].to_vec();
+    if program & 2 == 2 {
+        for packet in rest.chunks(TS_PACKET_BYTES - 1) {
+            stream.push(0x47);
+            stream.extend_from_slice(packet);
+        }
+    }
+    let mut counters = [0u8; 2];
+    while let ([says, take, after @ ..], 0) = (rest, program & 2) {
+        let (payload, left) = after.split_at(usize::from(*take).min(TS_PACKET_BYTES - 24).min(after.len()));
+        rest = left;
+        let (track, begins) = (usize::from(says & 1), says & 2);
+        // Some are missing.
+        counters[track] = counters[track].wrapping_add(if says & 0x1c == 0x1c { 2 } else { 1 });
+        let mut packet = vec![0x47, 1 | begins << 5, track as u8, 0x30 | counters[track] & 15];
+        let pes = if begins == 0 { Vec::new() } else { ts_head(*says) };
+        let fill = TS_PACKET_BYTES - 5 - pes.len() - payload.len();
+        packet.extend([fill as u8].into_iter().chain((0..fill).map(|n| if n == 0 { 0 } else { 0xff })));
+        stream.extend([packet, pes, payload.to_vec()].concat());
+    }
+    let (mut demuxer, mut cuts) =
+        (ts::Demuxer::new(Cutter::new(7, UnixMs(1_700_000_000_000), Clock::Arrival)), Vec::new());
+    let pushed =
+        stream.chunks(1 + 7 * usize::from(*program)).try_for_each(|part| demuxer.push(part, &mut cuts));
+    let _ = demuxer.finish(&mut cuts);
+    drop(pushed);
+    assert!(cuts.iter().all(|cut| cut.fragment.data_bytes() == cut.data.len() as u64));
+}
+
+/// A packet's bytes.
+const TS_PACKET_BYTES: usize = 188;
+/// The tables of streams with H.264 or H.265 as stream 0x100 and AAC as 0x101.
+const TS_TABLES: [&[u8]; 2] = [
+    include_bytes!("../fuzz/examples/h264.ts").split_at(TS_PACKET_BYTES * 3).0,
+    include_bytes!("../fuzz/examples/h265.ts").split_at(TS_PACKET_BYTES * 3).0,
+];
+
+/// The head of a frame that is shown then.
+fn ts_head(says: u8) -> Vec<u8> {
+    let pts = u64::from(says >> 2) * 3000;
+    let time =
+        [0x21, (pts >> 22) as u8, 1 | (pts >> 14) as u8 & 0xfe, (pts >> 7) as u8, 1 | (pts << 1) as u8];
+    [&[0, 0, 1, 0xe0, 0, 0, 0x80, 0x80, 5][..], &time].concat()
 }
 
 /// An agent's configuration.

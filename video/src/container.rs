@@ -1,4 +1,5 @@
-//! Whatever container comes: Matroska or raw H.264 or H.265, which their first bytes tell, or else fragmented MP4. Pure.
+//! Whatever container comes: Matroska, an MPEG transport stream, or raw H.264 or H.265, which their first bytes tell, or else
+//! fragmented MP4. Pure.
 
 use protocol::time::UnixMs;
 
@@ -6,7 +7,7 @@ use crate::VideoError;
 use crate::annexb::{self, Rate};
 use crate::cut::{Cut, Cutter};
 use crate::pool::Pool;
-use crate::{demux, mkv};
+use crate::{demux, mkv, ts};
 
 /// Fragments out of the bytes of a container.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ enum Kind {
     Unknown(Vec<u8>, Option<Box<Cutter>>),
     Mp4(Box<demux::Demuxer>),
     Mkv(Box<mkv::Demuxer>),
+    Ts(Box<ts::Demuxer>),
     Raw(Box<annexb::Demuxer>),
 }
 
@@ -63,10 +65,11 @@ impl Demuxer {
         match &mut self.kind {
             Kind::Mp4(demuxer) => return demuxer.push(bytes, out),
             Kind::Mkv(demuxer) => return demuxer.push(bytes, out),
+            Kind::Ts(demuxer) => return demuxer.push(bytes, out),
             Kind::Raw(demuxer) => return demuxer.push(bytes, out),
             Kind::Unknown(begin, _) => {
                 begin.extend_from_slice(bytes);
-                if annexb::wants_more(begin) {
+                if annexb::wants_more(begin) || ts::wants_more(begin) {
                     return Ok(());
                 }
             }
@@ -87,6 +90,7 @@ impl Demuxer {
         match &mut self.kind {
             Kind::Mp4(demuxer) => demuxer.finish(out),
             Kind::Mkv(demuxer) => demuxer.finish(out),
+            Kind::Ts(demuxer) => demuxer.finish(out),
             Kind::Raw(demuxer) => demuxer.finish(out),
             Kind::Unknown(..) => Ok(()),
         }
@@ -99,6 +103,7 @@ impl Demuxer {
             Kind::Unknown(begin, _) => begin.len(),
             Kind::Mp4(demuxer) => demuxer.held_bytes(),
             Kind::Mkv(demuxer) => demuxer.held_bytes(),
+            Kind::Ts(demuxer) => demuxer.held_bytes(),
             Kind::Raw(demuxer) => demuxer.held_bytes(),
         }
     }
@@ -111,6 +116,7 @@ impl Demuxer {
         let is_box = begin.get(4..8).is_some_and(|kind| kind.iter().all(u8::is_ascii_lowercase));
         self.kind = match annexb::sniff(&begin) {
             _ if begin.starts_with(&mkv::MAGIC) => Kind::Mkv(Box::new(mkv::Demuxer::new(*cutter))),
+            _ if ts::sniff(&begin) => Kind::Ts(Box::new(ts::Demuxer::new(*cutter))),
             Some(codec) if !is_box => {
                 let mut demuxer = annexb::Demuxer::new(codec, *cutter, self.rate);
                 if let Some(now) = self.now {

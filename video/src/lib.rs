@@ -1,5 +1,5 @@
 //! Video as records: a fragment is a batch whose records are its frames. What a fragment holds ([`fragment`]), how
-//! containers are taken apart ([`demux`], [`film`], [`mkv`], [`annexb`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
+//! containers are taken apart ([`demux`], [`film`], [`mkv`], [`ts`], [`annexb`]) and made ([`mux`]), and what codecs want ([`codec`]). Pure: bytes in,
 //! values out. Never in here: streams, sockets, files, clocks.
 
 pub mod annexb;
@@ -19,6 +19,7 @@ pub mod mux;
 mod order;
 pub mod pool;
 pub mod tree;
+pub mod ts;
 
 /// Why video can't be taken. The number is what the Kinesis Video Streams API calls it (PutMedia, `ErrorId`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

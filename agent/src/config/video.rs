@@ -115,8 +115,8 @@ pub struct VideoSource {
     /// How it sends.
     #[serde(default)]
     pub transport: RtspTransport,
-    /// Program and arguments: what it writes to standard output is fragmented MP4, Matroska, or H.264 or H.265 alone. `{file}` is
-    /// a film of the folder.
+    /// Program and arguments: what it writes to standard output is fragmented MP4, Matroska, a transport stream, or H.264 or
+    /// H.265 alone. `{file}` is a film of the folder.
     #[serde(default)]
     pub command: Vec<String>,
     /// Pictures a second, where what comes is H.264 or H.265 alone and does not say it.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use h264_reader::nal::sps::{ChromaFormat, FrameMbsFlags, PicOrderCntType, SeqParameterSet};
 use h264_reader::rbsp::{BitRead, BitReader, ByteReader};
 
-use super::{About, Place, Rate, Unit};
+use super::Rate;
+use super::pictures::{About, Place, Unit};
+use crate::describe::Kind;
 
 /// Pictures of one stream use a few; ids up to 31 and 255 are allowed.
 const SETS_MAX: usize = 64;
@@ -151,7 +153,7 @@ impl H264 {
         let rate = timing.and_then(|timing| {
             Rate::new(u64::from(timing.time_scale), u64::from(timing.num_units_in_tick) * 2)
         });
-        Some(About { private, width, height, rate })
+        Some(About { kind: Kind::H264, private, width, height, rate })
     }
 }
 

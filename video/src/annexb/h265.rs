@@ -6,7 +6,9 @@ use std::num::NonZeroUsize;
 
 use h264_reader::rbsp::{BitRead, BitReader, BitReaderError, ByteReader};
 
-use super::{About, Place, Rate, Unit};
+use super::Rate;
+use super::pictures::{About, Place, Unit};
+use crate::describe::Kind;
 
 /// Ids of video and sequence parameter sets go up to 15, those of pictures to 63.
 const SETS_MAX: u32 = 64;
@@ -152,7 +154,7 @@ impl H265 {
         put(&mut private, 32, self.vps.values());
         put(&mut private, 33, self.sps.values().map(|known| &known.0));
         put(&mut private, 34, self.pps.values().map(|known| &known.raw));
-        Some(About { private, width: sps.width, height: sps.height, rate: sps.rate })
+        Some(About { kind: Kind::H265, private, width: sps.width, height: sps.height, rate: sps.rate })
     }
 }
 

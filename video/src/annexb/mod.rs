@@ -7,6 +7,7 @@
 mod h264;
 mod h265;
 mod pace;
+mod pictures;
 mod split;
 
 use std::sync::Arc;
@@ -15,57 +16,17 @@ use protocol::time::UnixMs;
 
 use crate::VideoError;
 use crate::cut::{Cut, Cutter};
-use crate::describe::{Description, Kind, configuration};
-use crate::limit::FRAME_BYTES_MAX;
+use crate::describe::{DescribeError, Kind, configuration};
 use crate::live::Live;
-use h264::H264;
-use h265::H265;
 use pace::{Due, Pace};
-use split::Splitter;
+use pictures::Place;
 
 pub use pace::Rate;
+pub(crate) use pictures::{About, Found, Picture, Pictures};
+pub(crate) use split::Splitter;
 
 /// Units of a second in which frames are kept (RFC 6184, 5.1: cameras use the same).
-const TIMESCALE: u32 = 90_000;
-
-/// What a unit is for whoever puts access units together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    /// Nothing that is kept.
-    Nothing,
-    /// An access unit begins, and the unit itself is not kept.
-    Begin,
-    /// An access unit begins with it, if the one before has its picture.
-    Before,
-    /// A parameter set, kept elsewhere; whether it is another one than before.
-    Set { new: bool },
-    /// The first slice of a picture.
-    First(Place),
-    /// The first slice of a picture whose parameter sets have not come.
-    Unknown,
-    /// More of the picture that is open.
-    More,
-}
-
-/// Where a picture is in its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    /// Decodable alone.
-    key: bool,
-    /// The order begins anew.
-    restarts: bool,
-    /// Picture order count; `None` where pictures are shown as they are decoded.
-    order: Option<i64>,
-}
-
-/// What the parameter sets say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct About {
-    private: Vec<u8>,
-    width: u32,
-    height: u32,
-    rate: Option<Rate>,
-}
+pub(crate) const TIMESCALE: u32 = 90_000;
 
 /// The picture order count of a picture whose least bits are `lsb`, after one of `before` = (its high bits, its least bits)
 /// (H.264, 8.2.1.1; H.265, 8.3.1).
@@ -79,12 +40,6 @@ fn order_of(lsb: i64, before: (i64, i64), modulus: i64) -> i64 {
     } else {
         high + lsb
     }
-}
-
-#[derive(Debug)]
-enum Codec {
-    H264(H264),
-    H265(H265),
 }
 
 /// Which codec a stream is of that begins so; `None` where it is none of these. More after [`wants_more`] is false makes no
@@ -122,44 +77,33 @@ pub(crate) const ZEROS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Demuxer {
     splitter: Splitter,
+    pictures: Pictures,
     inner: Inner,
 }
 
 #[derive(Debug)]
 struct Inner {
-    codec: Codec,
     live: Live,
-    /// The picture that is open: lengths and units.
-    open: Vec<u8>,
-    place: Option<Place>,
-    /// Parameter sets changed: the next picture is made with others.
-    stale: bool,
-    about: Option<About>,
     said: Option<Rate>,
     pace: Pace,
     now: Option<UnixMs>,
     due: Vec<Due>,
+    found: Vec<Found>,
 }
 
 impl Demuxer {
     /// What comes is one run of this cutter's. `rate` is what somebody said: the stream is not asked then.
     #[must_use]
     pub fn new(kind: Kind, cutter: Cutter, rate: Option<Rate>) -> Demuxer {
-        let codec =
-            if kind == Kind::H265 { Codec::H265(H265::default()) } else { Codec::H264(H264::default()) };
         let inner = Inner {
-            codec,
             live: Live::of(cutter),
-            open: Vec::new(),
-            place: None,
-            stale: false,
-            about: None,
             said: rate,
             pace: Pace::default(),
             now: None,
             due: Vec::new(),
+            found: Vec::new(),
         };
-        Demuxer { splitter: Splitter::default(), inner }
+        Demuxer { splitter: Splitter::default(), pictures: Pictures::new(kind), inner }
     }
 
     /// What is pushed from now on came at this time.
@@ -173,8 +117,11 @@ impl Demuxer {
     /// When they are no such stream, or nothing says when its frames are shown; what was complete before is kept by
     /// [`finish`](Self::finish).
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        let inner = &mut self.inner;
-        self.splitter.push(bytes, |unit, at| inner.unit(unit, at, out))
+        let (pictures, inner) = (&mut self.pictures, &mut self.inner);
+        self.splitter.push(bytes, |unit, at| {
+            let taken = pictures.unit(unit, at, &mut inner.found);
+            inner.take(out).and(taken)
+        })
     }
 
     /// Nothing more comes. Returns the last fragment.
@@ -182,81 +129,36 @@ impl Demuxer {
     /// # Errors
     /// When the last picture can't be kept.
     pub fn finish(&mut self, out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        let last = self.splitter.finish().map_or(Ok(()), |(unit, at)| self.inner.unit(&unit, at, out));
-        let ended = last.and_then(|()| self.inner.end_picture(0, out));
-        let passed = self.inner.pass(true, out);
-        let finished = self.inner.live.finish(out);
+        let Demuxer { splitter, pictures, inner } = self;
+        let last = splitter.finish().map_or(Ok(()), |(unit, at)| pictures.unit(&unit, at, &mut inner.found));
+        let ended = last.and_then(|()| pictures.end(0, &mut inner.found));
+        let ended = inner.take(out).and(ended);
+        let passed = inner.pass(true, out);
+        let finished = inner.live.finish(out);
         ended.and(passed).and(finished)
     }
 
     /// Bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        let Inner { open, live, pace, .. } = &self.inner;
-        self.splitter.held_bytes() + open.capacity() + live.held_bytes() + pace.held_bytes()
+        let Inner { live, pace, .. } = &self.inner;
+        self.splitter.held_bytes() + self.pictures.held_bytes() + live.held_bytes() + pace.held_bytes()
     }
 }
 
 impl Inner {
-    fn unit(&mut self, unit: &[u8], at: u64, out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        let taken = match &mut self.codec {
-            Codec::H264(codec) => codec.take(unit),
-            Codec::H265(codec) => codec.take(unit),
-        };
-        match taken.map_err(|why| VideoError::Invalid { at, why })? {
-            Unit::Nothing => Ok(()),
-            Unit::Begin => self.end_picture(at, out),
-            Unit::Before => {
-                self.end_picture(at, out)?;
-                self.keep(unit)
+    fn take(&mut self, out: &mut Vec<Cut>) -> Result<(), VideoError> {
+        for found in std::mem::take(&mut self.found) {
+            match found {
+                Found::About(about, at) => self.describe(&about, at, out)?,
+                Found::Picture(Picture { place, data, at, .. }) => {
+                    let invalid = |why: String| VideoError::Invalid { at, why };
+                    self.pace.add(place, data, self.now, &mut self.due).map_err(invalid)?;
+                    self.pass(false, out)?;
+                }
             }
-            Unit::Set { new } => {
-                // The open picture was made with the sets before.
-                let stale = self.stale;
-                self.end_picture(at, out)?;
-                self.stale = new || stale && self.stale;
-                Ok(())
-            }
-            Unit::First(place) => {
-                self.end_picture(at, out)?;
-                self.place = Some(place);
-                self.keep(unit)
-            }
-            Unit::Unknown => {
-                self.end_picture(at, out)?;
-                self.open.clear();
-                Ok(())
-            }
-            Unit::More if self.place.is_some() => self.keep(unit),
-            Unit::More => Ok(()),
         }
-    }
-
-    fn keep(&mut self, unit: &[u8]) -> Result<(), VideoError> {
-        let bytes = self.open.len() + 4 + unit.len();
-        if bytes > FRAME_BYTES_MAX {
-            let (bytes, max) = (bytes as u64, FRAME_BYTES_MAX as u64);
-            return Err(VideoError::TooLarge { what: "a picture", bytes, max });
-        }
-        let length = unit.len() as u32;
-        self.open.extend([24, 16, 8, 0].map(|shift| (length >> shift) as u8));
-        self.open.extend_from_slice(unit);
         Ok(())
-    }
-
-    /// The picture that is open, if one is, is whole. What came before the first key frame can't be shown.
-    fn end_picture(&mut self, at: u64, out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        let Some(place) = self.place.take() else { return Ok(()) };
-        let data = std::mem::take(&mut self.open);
-        if self.about.is_none() && !place.key {
-            return Ok(());
-        }
-        if std::mem::take(&mut self.stale) || self.about.is_none() {
-            self.describe(at, out)?;
-        }
-        let invalid = |why: String| VideoError::Invalid { at, why };
-        self.pace.add(place, data, self.now, &mut self.due).map_err(invalid)?;
-        self.pass(false, out)
     }
 
     fn pass(&mut self, last: bool, out: &mut Vec<Cut>) -> Result<(), VideoError> {
@@ -269,35 +171,16 @@ impl Inner {
         Ok(())
     }
 
-    fn describe(&mut self, at: u64, out: &mut Vec<Cut>) -> Result<(), VideoError> {
-        let about = match &self.codec {
-            Codec::H264(codec) => codec.about(),
-            Codec::H265(codec) => codec.about(),
-        };
-        let invalid = |why: String| VideoError::Invalid { at, why };
-        let about = about.ok_or_else(|| invalid("a picture without parameter sets".to_owned()))?;
-        if self.about.as_ref() == Some(&about) {
-            return Ok(());
-        }
+    fn describe(&mut self, about: &About, at: u64, out: &mut Vec<Cut>) -> Result<(), VideoError> {
         // What waits was made with what was described before.
         self.pass(true, out)?;
         self.pace.set_rate(self.said.or(about.rate));
-        let narrow = |pixels: u32| u16::try_from(pixels).unwrap_or(u16::MAX);
-        let description = Description {
-            id: 1,
-            kind: if matches!(self.codec, Codec::H264(_)) { Kind::H264 } else { Kind::H265 },
-            private: about.private.clone(),
-            width: narrow(about.width),
-            height: narrow(about.height),
-            rate: 0,
-            channels: 0,
-            timescale: TIMESCALE,
-        };
-        let (config, tracks) = configuration(&[description]).map_err(|error| invalid(error.to_string()))?;
-        self.about = Some(about);
+        let described = about.description(1);
+        let invalid = |error: DescribeError| VideoError::Invalid { at, why: error.to_string() };
+        let (config, tracks) = configuration(&[described]).map_err(invalid)?;
         self.live.set_config(Arc::new(config), &tracks, out)
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

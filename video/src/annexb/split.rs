@@ -10,7 +10,7 @@ const START: &[u8] = &[0, 0, 1];
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Splitter {
+pub(crate) struct Splitter {
     /// From the first byte of a unit on, once `begun`.
     buffer: Vec<u8>,
     /// Up to here there is no start code in the buffer.
@@ -22,7 +22,7 @@ pub(super) struct Splitter {
 
 impl Splitter {
     /// Takes more bytes, and hands each unit that they end to `unit`, with where it began.
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         bytes: &[u8],
         mut unit: impl FnMut(&[u8], u64) -> Result<(), VideoError>,
@@ -62,7 +62,7 @@ impl Splitter {
     }
 
     /// Nothing more comes: what is left is the last unit.
-    pub(super) fn finish(&mut self) -> Option<(Vec<u8>, u64)> {
+    pub(crate) fn finish(&mut self) -> Option<(Vec<u8>, u64)> {
         let rest = std::mem::take(&mut self.buffer);
         let at = self.at;
         self.at += rest.len() as u64;
@@ -70,8 +70,15 @@ impl Splitter {
         (std::mem::take(&mut self.begun) && !rest.is_empty()).then(|| (trimmed(&rest).to_vec(), at))
     }
 
+    /// Something is missing here: the unit that is open is not whole.
+    pub(crate) fn lost(&mut self) {
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        (self.looked, self.begun) = (0, false);
+    }
+
     /// Bytes that are held.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 }

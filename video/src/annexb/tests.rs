@@ -4,7 +4,7 @@ use super::*;
 use crate::codec::{Track, tracks};
 use crate::fragment::{Clock, Frame};
 
-const FILMS: [(&str, &[u8]); 2] = [
+pub(crate) const FILMS: [(&str, &[u8]); 2] = [
     ("H.264", include_bytes!("../../../tests/fuzz/examples/h264.mp4")),
     ("H.265", include_bytes!("../../../tests/fuzz/examples/h265.mp4")),
 ];
@@ -52,12 +52,12 @@ impl Written {
     }
 }
 
-fn cutter() -> Cutter {
+pub(crate) fn cutter() -> Cutter {
     Cutter::new(7, UnixMs(1_790_000_000_000), Clock::Producer)
 }
 
 /// The pictures of a film, and its track.
-fn pictures(film: &[u8]) -> (Vec<(Frame, Vec<u8>)>, Track) {
+pub(crate) fn pictures(film: &[u8]) -> (Vec<(Frame, Vec<u8>)>, Track) {
     let (mut demuxer, mut cuts) = (crate::demux::Demuxer::new(cutter()), Vec::new());
     demuxer.push(film, &mut cuts).unwrap();
     demuxer.finish(&mut cuts).unwrap();
@@ -67,7 +67,7 @@ fn pictures(film: &[u8]) -> (Vec<(Frame, Vec<u8>)>, Track) {
     (frames(&cuts), track)
 }
 
-fn frames(cuts: &[Cut]) -> Vec<(Frame, Vec<u8>)> {
+pub(crate) fn frames(cuts: &[Cut]) -> Vec<(Frame, Vec<u8>)> {
     let mut all = Vec::new();
     for cut in cuts {
         let whole = cut.data.to_vec();

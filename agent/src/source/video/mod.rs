@@ -18,6 +18,8 @@ use crate::hub::Hub;
 use crate::log::Log;
 
 pub use folder::is_cursor;
+#[cfg(feature = "rtsp")]
+pub use rtsp::camera_said;
 
 /// What a source's thread has.
 pub(crate) struct Parts {

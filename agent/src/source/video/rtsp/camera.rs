@@ -13,6 +13,8 @@ use video::fragment::Clock;
 use video::limit::FRAGMENT_BYTES_MAX;
 use video::live::{Live, Shown};
 
+pub(super) mod any;
+
 /// A sender report comes within 3.1 s of the first packet (RFC 3550, 6.2 and 6.3.1: half of 5 s, by up to 1.5, divided by
 /// 1.218): so much of what a camera sends waits for it.
 const REPORT_WITHIN_MS: i64 = 3_500;

@@ -22,6 +22,7 @@ use video::codec::h265_may_begin;
 use video::cut::Cut;
 use video::describe::{Description, Kind};
 
+pub use self::camera::any::said as camera_said;
 use self::camera::{Came, Camera};
 use super::Parts;
 use super::command::{hand_on, random};
