@@ -319,8 +319,9 @@ impl Stream {
     /// When a frame that begins there is shown: as its packet says, or as long after the one before as that was after its own.
     fn pts_of(&mut self, began: u64, rate: Option<u32>) -> i64 {
         let mut said = None;
-        while let Some((_, pts)) = self.marks.pop_front_if(|(from, _)| *from <= began) {
+        while let Some(&(_, pts)) = self.marks.front().filter(|(from, _)| *from <= began) {
             said = Some(pts);
+            self.marks.pop_front();
         }
         // A frame of sound lasts as long as its samples, and packets' times are rounded.
         let scale = rate.map_or(TIMESCALE, |rate| rate);
