@@ -83,6 +83,20 @@ async fn a_whole_folder_is_clean_and_nothing_in_it_is_changed() {
 }
 
 #[tokio::test]
+async fn zeros_at_the_end_of_the_newest_segment_were_reserved_and_anything_else_there_is_told() {
+    let dir = folder().await;
+    let newest = segments(dir.path()).pop().unwrap();
+    let bytes = std::fs::read(&newest).unwrap();
+    assert!(bytes.ends_with(&[0; 64]), "small batches made it longer beforehand");
+    assert_eq!(run(dir.path(), false).findings, Vec::new());
+    flip(&newest, bytes.len() - 1);
+    let report = run(dir.path(), false);
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert_eq!(report.findings[0].severity, Severity::Note);
+    assert!(report.findings[0].what.contains("are no frame"), "{:?}", report.findings);
+}
+
+#[tokio::test]
 async fn a_flipped_bit_in_a_sealed_segment_is_named_and_everything_else_is_readable() {
     let dir = folder().await;
     let damaged = &segments(dir.path())[1];
