@@ -184,7 +184,7 @@ async fn every_frame_of_matroska_comes_back_as_ffprobe_saw_it() {
 async fn every_frame_of_a_transport_stream_comes_back_as_its_film_had_it() {
     let Some(rig) = rig().await else { return };
     let (h264, h265) =
-        ("-c:v libx264 -preset veryfast", "-c:v libx265 -x265-params log-level=none:keyint=30");
+        ("-c:v libx264 -preset veryfast", "-c:v libx265 -x265-params log-level=none:keyint=30:info=0");
     for (name, words) in [
         ("ts-h264", format!("{PICTURES} -t 5 {h264} -bf 0 -g 30")),
         ("ts-h264-b-aac", format!("{PICTURES} {SOUND} -t 6 {h264} -bf 3 -g 60 -c:a aac")),

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,12 +81,25 @@ pub fn run(name: &str, words: &[&str]) -> io::Result<Output> {
     Command::new(binary(name)?).args(words).stdin(Stdio::null()).output()
 }
 
-/// A port of 127.0.0.1 that was free a moment ago.
+/// Ports below those that the kernel gives to whoever connects: nobody has one in passing.
+const PORTS: std::ops::Range<u32> = 10_240..32_000;
+
+/// A port of 127.0.0.1 that was free a moment ago, and that this process has not been given before.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes that run at the same time begin far apart.
+    let begin = std::process::id().wrapping_mul(997);
+    for _ in 0..PORTS.len() {
+        let next = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = (PORTS.start + next) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::Error::other("no port of 127.0.0.1 is free"))
 }
 
 /// A program that runs. Killed when it is dropped.

@@ -17,7 +17,7 @@ use crate::live::{Live, Shown};
 const TIME_BITS: u32 = 33;
 /// Streams that have not said what they are made with are waited for so long.
 const JOIN_TICKS: i64 = 3 * TIMESCALE as i64;
-/// Frames that wait for streams that have not, or half of a fragment's bytes.
+/// Frames that wait for a stream that has not said what it is made with; half of a fragment's bytes are as many.
 const JOIN_FRAMES_MAX: usize = 1024;
 /// Times of packets whose frames have not come to an end: the oldest is forgotten for one more.
 const MARKS_MAX: usize = 64;
