@@ -1,12 +1,13 @@
 //! What the store's engine is asked besides the main job: readers of compressed batches, readers beside a producer, many
-//! shards, starts with much data and many shards, and what is written to the disk for each byte that is kept. Real
+//! shards, a writer that waits for each answer, starts with much data and many shards, and what is written to the disk for each byte that is kept. Real
 //! processes on this machine. It prints figures and judges nothing.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::compress::Codec;
 use protocol::frame::Frame;
@@ -28,6 +29,8 @@ const READERS: usize = 8;
 /// Of a producer alone and beside them.
 const PAIRS: usize = 7;
 const SHARDS: u32 = 512;
+/// Of a lone writer and of the disk beside it, in turns.
+const TURNS: u32 = 12;
 const READ_BYTES: u32 = 8 << 20;
 
 fn line(name: &str, value: String) -> (String, String) {
@@ -265,6 +268,51 @@ pub async fn shards(plan: &Plan) -> io::Result<Figures> {
         format!("one shard p50 {one:.2} ms, {SHARDS} shards p50 {many:.2} ms: {:.2} times", many / one),
     ));
     Ok(figures)
+}
+
+/// A writer that waits for each answer before it sends the next record, in turns with a file beside the store's that the same
+/// bytes are appended to, each synced: what the network, TLS and the store add to the disk.
+///
+/// # Errors
+/// When a program does not work.
+pub async fn lone(plan: &Plan) -> io::Result<Figures> {
+    let rig = Rig::start(&plan.dir).await?;
+    let made = Made::spread(1, 1024);
+    let name = rig.create("lone", 1).await?;
+    let mut load = Load::connect(&rig.store, &name, 1, &made).await?;
+    let mut beside = File::options().create(true).append(true).open(plan.dir.join("beside"))?;
+    let turn = Duration::from_secs(plan.seconds) / 6;
+    let (mut disk, mut answers, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let alone = synced(&mut beside, &vec![7; made.frame_bytes() as usize], clock::now() + turn)?;
+        let until = clock::now() + turn;
+        load.run(1, |_| clock::now() < until).await?;
+        let answered = std::mem::take(&mut load.delays);
+        ratios.push(median_ms(&answered) / median_ms(&alone));
+        disk.extend(alone);
+        answers.extend(answered);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let [disk, answer] = [median_ms(&disk), median_ms(&answers)];
+    let [least, half, most] = [ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]];
+    Ok(vec![
+        machine(&plan.dir)?,
+        line("append and fdatasync", format!("p50 {disk:.3} ms of {} bytes", made.frame_bytes())),
+        line("a record of 1 KiB, alone", format!("ack p50 {answer:.3} ms: {:.2} times", answer / disk)),
+        line("... turn by turn", format!("{half:.2} times (of {TURNS}: {least:.2} to {most:.2})")),
+    ])
+}
+
+/// How long it takes to append bytes to a file and to sync it, again and again until then.
+fn synced(file: &mut File, bytes: &[u8], until: Instant) -> io::Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    while clock::now() < until {
+        let begin = clock::now();
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        took.push(clock::now().duration_since(begin));
+    }
+    Ok(took)
 }
 
 /// Kills the store and starts it again: how long until it answers, and how much memory it takes.

@@ -11,7 +11,7 @@ cargo build --release && cargo run --release -p tests --bin bench -- [PART...] [
 
 Real processes on this machine: kinesin serve, kinesin-agent, TLS, fsync before every answer.
 PART: throughput, backlog, latency; these where none is named. And of the store alone: reads, consumers, shards,
-starts, wear.
+lone, starts, wear.
 
   --bytes N       bytes of log (1073741824)
   --codec NAME    lz4, zstd or none (lz4)
@@ -21,8 +21,8 @@ starts, wear.
   --dir DIR       where everything is kept; emptied first (target/bench-data)
 ";
 
-const PARTS: [&str; 8] =
-    ["throughput", "backlog", "latency", "reads", "consumers", "shards", "starts", "wear"];
+const PARTS: [&str; 9] =
+    ["throughput", "backlog", "latency", "reads", "consumers", "shards", "lone", "starts", "wear"];
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<(Plan, Vec<String>)>, String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-data");
@@ -63,6 +63,7 @@ async fn part(name: &str, plan: &Plan) -> std::io::Result<Figures> {
         "reads" => engine::reads(plan).await,
         "consumers" => engine::consumers(plan).await,
         "shards" => engine::shards(plan).await,
+        "lone" => engine::lone(plan).await,
         "starts" => engine::starts(plan).await,
         _ => engine::wear(plan).await,
     }
