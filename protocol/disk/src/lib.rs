@@ -86,7 +86,8 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Little by little the file will be appended to until it has `len` bytes: it may be made so long now, with zeros behind
     /// what was appended, as a file whose length need not change is synced sooner (ext4: 65 us in place of 100). What is
-    /// left of it goes with [`truncate`](Disk::truncate); a process that ends leaves it. Until then [`len`](Disk::len) counts it. A wish: nothing happens where it can't be, or room is short.
+    /// left of it goes with [`truncate`](Disk::truncate); a process that ends leaves it. Until then [`len`](Disk::len) counts
+    /// it. A wish: nothing happens where it can't be, or room is short.
     fn reserve(&self, _file: &FileName, _len: u64) {}
 
     /// Drops the operating system's cached copy, so that the next reads come from the device. What was not yet

@@ -294,9 +294,9 @@ impl Handle {
             return;
         }
         // From now on it is the file's offset that says where its end is.
-        let at_offset = |file: &File, end: u64| {
-            write_at_offset(file)?;
-            (&mut &*file).seek(SeekFrom::Start(end))
+        let at_offset = |mut file: &File, end: u64| {
+            file.seek(SeekFrom::Start(end))?;
+            write_at_offset(file)
         };
         let Ok(end) = self.appended() else { return };
         if !self.reserved.load(Ordering::Acquire) && at_offset(&self.file, end).is_err() {
