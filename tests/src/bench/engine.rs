@@ -1,5 +1,6 @@
 //! What the store's engine is asked besides the main job: readers of compressed batches, readers beside a producer, many
-//! shards, a writer that waits for each answer, starts with much data and many shards, and what is written to the disk for each byte that is kept. Real
+//! shards, a writer that waits for each answer, starts with much data and many shards, and what is written to the disk for
+//! each byte that is kept. Real
 //! processes on this machine. It prints figures and judges nothing.
 
 use std::fs::File;

@@ -300,7 +300,10 @@ impl Demuxer {
     }
 
     fn failed(&mut self) -> Result<(), VideoError> {
-        self.context.failed.take().map_or(Ok(()), |error| Err(self.here(error)))
+        let Some(error) = self.context.failed.take() else { return Ok(()) };
+        // What has come after it is not taken either.
+        self.buffer.clear();
+        Err(self.here(error))
     }
 
     /// Where in all that came, not in one stream of it.

@@ -250,6 +250,15 @@ fn what_is_no_stream_or_has_what_is_not_taken_is_refused_and_says_what() {
         let told = told(streams, &nothing);
         assert!(told.contains(want), "{told}");
     }
+    // Nothing is kept of what comes after that, though it has come already.
+    let (film, _) = stream(FILMS[0].1, 0, false);
+    let mut refused = Written::default();
+    refused.tables(&[(0x1b, PICTURES), (0x02, SOUND)]);
+    let bytes = [&refused.bytes, &film[2 * PACKET_BYTES..]].concat();
+    let (mut demuxer, mut cuts) = (Demuxer::new(cutter()), Vec::new());
+    assert!(demuxer.push(&bytes, &mut cuts).is_err());
+    demuxer.finish(&mut cuts).unwrap();
+    assert_eq!(cuts.len(), 0);
     // Another program's table, where it comes.
     let another = told(&[(0x1b, PICTURES)], &|written| {
         let of = |program: u8, pid: u16| [0, program, 0xe0 | (pid >> 8) as u8, pid as u8];
